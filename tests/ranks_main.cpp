@@ -1,8 +1,9 @@
 // main of the tests that run as MPI ranks: every rank runs every test; rank 0 prints; one failing rank fails the run.
+#include "ranks_main.hpp"
+
 #include <gtest/gtest.h>
 
 #include "comm/mpi/mpi.hpp"
-#include "ranks_main.hpp"
 
 namespace vitrail::test {
 namespace {

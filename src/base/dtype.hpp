@@ -14,25 +14,37 @@ enum class Dtype : std::uint8_t { f32, f64, c128, bf16, i32, i64, u8 };
 constexpr std::int64_t size_of(Dtype dtype) {
   switch (dtype) {
     case Dtype::f32:
-    case Dtype::i32: return 4;
+    case Dtype::i32:
+      return 4;
     case Dtype::f64:
-    case Dtype::i64: return 8;
-    case Dtype::c128: return 16;
-    case Dtype::bf16: return 2;
-    case Dtype::u8: return 1;
+    case Dtype::i64:
+      return 8;
+    case Dtype::c128:
+      return 16;
+    case Dtype::bf16:
+      return 2;
+    case Dtype::u8:
+      return 1;
   }
   return 0;
 }
 
 constexpr std::string_view name_of(Dtype dtype) {
   switch (dtype) {
-    case Dtype::f32: return "f32";
-    case Dtype::f64: return "f64";
-    case Dtype::c128: return "c128";
-    case Dtype::bf16: return "bf16";
-    case Dtype::i32: return "i32";
-    case Dtype::i64: return "i64";
-    case Dtype::u8: return "u8";
+    case Dtype::f32:
+      return "f32";
+    case Dtype::f64:
+      return "f64";
+    case Dtype::c128:
+      return "c128";
+    case Dtype::bf16:
+      return "bf16";
+    case Dtype::i32:
+      return "i32";
+    case Dtype::i64:
+      return "i64";
+    case Dtype::u8:
+      return "u8";
   }
   return "?";
 }

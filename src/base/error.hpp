@@ -78,14 +78,14 @@ std::string did_you_mean(const std::string& word, const Strings& known) {
 
 /// Checks what comes in through a door (files, options, shapes, other ranks). Always on.
 /// VITRAIL_EXPECT(a == b, ExitCode::usage, "problem", "why", "suggestion");
-#define VITRAIL_EXPECT(condition, code, ...)                            \
-  do {                                                                  \
+#define VITRAIL_EXPECT(condition, code, ...)                                  \
+  do {                                                                        \
     if (!(condition)) ::vitrail::fail((code), ::vitrail::Fault{__VA_ARGS__}); \
   } while (false)
 
 /// Checks an invariant of our own code; only in builds with -DVITRAIL_ASSERTIONS=ON.
 #ifdef VITRAIL_ASSERTIONS
-#define VITRAIL_ASSERT(condition)                                                                          \
+#define VITRAIL_ASSERT(condition)                                                                         \
   VITRAIL_EXPECT(condition, ::vitrail::ExitCode::other, "broken invariant: " #condition, "this is a bug", \
                  "Please report it with the command and the log")
 #else

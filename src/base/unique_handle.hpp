@@ -1,6 +1,7 @@
 #pragma once
 // Owns one handle of a C library. Traits names the handle type, its null value and how it is closed:
-//   struct FileTraits { using Handle = hid_t; static constexpr Handle null = -1; static void close(Handle h) noexcept; };
+//   struct FileTraits { using Handle = hid_t; static constexpr Handle null = -1; static void close(Handle h) noexcept;
+//   };
 
 #include <utility>
 

@@ -54,8 +54,8 @@ struct BasicTensor {
       : data(data_), shape(shape_), dtype(dtype_), device(device_) {}
   /// A Tensor converts to a ConstTensor.
   template <class Other>
-    requires(!std::is_same_v<Other, Pointer> && std::is_convertible_v<Other, Pointer>)
-  BasicTensor(const BasicTensor<Other>& other)  // NOLINT(google-explicit-constructor)
+  requires(!std::is_same_v<Other, Pointer> && std::is_convertible_v<Other, Pointer>)
+      BasicTensor(const BasicTensor<Other>& other)  // NOLINT(google-explicit-constructor)
       : data(other.data), shape(other.shape), dtype(other.dtype), device(other.device) {}
 
   /// False for an optional argument that was left out.
@@ -68,15 +68,16 @@ struct BasicTensor {
   [[nodiscard]] auto as() const {
     using Element = std::conditional_t<std::is_same_v<Pointer, const void*>, const T, T>;
     VITRAIL_EXPECT(dtype == dtype_of<T>, ExitCode::other,
-                   text("a tensor of ", name_of(dtype), " was taken for one of ", name_of(dtype_of<T>)), "this is a bug",
-                   "");
+                   text("a tensor of ", name_of(dtype), " was taken for one of ", name_of(dtype_of<T>)),
+                   "this is a bug", "");
     return static_cast<Element*>(data);
   }
 
   /// The same elements under another shape of equal size.
   [[nodiscard]] BasicTensor view(Shape other) const {
     VITRAIL_EXPECT(other.elements() == elements(), ExitCode::other,
-                   text("a tensor ", shape.str(), " cannot be seen as ", other.str()), "the numbers of elements differ", "");
+                   text("a tensor ", shape.str(), " cannot be seen as ", other.str()), "the numbers of elements differ",
+                   "");
     BasicTensor seen = *this;
     seen.shape = other;
     return seen;
@@ -85,7 +86,8 @@ struct BasicTensor {
   /// `count` entries of the first axis, from `first`.
   [[nodiscard]] BasicTensor slice(std::int64_t first, std::int64_t count) const {
     VITRAIL_EXPECT(shape.axes() > 0 && first >= 0 && count >= 0 && first + count <= shape[0], ExitCode::other,
-                   text("entries ", first, " to ", first + count, " of a tensor ", shape.str()), "outside its first axis", "");
+                   text("entries ", first, " to ", first + count, " of a tensor ", shape.str()),
+                   "outside its first axis", "");
     const auto lengths = shape.lengths();
     std::array<std::int64_t, Shape::kMaxAxes> cut{};
     std::int64_t stride = 1;

@@ -29,8 +29,8 @@ class MpiSession {
 };
 
 /// Runs a program that uses MPI: makes the session, calls `body(session)` and returns its exit code. A usage Error that
-/// all ranks see alike is printed by rank 0 alone; any other as "prog: rank 3/16 on n2: error: text"; then all ranks are
-/// ended with the Error's code by MPI_Abort. Nothing after it may fail silently: no bare exit() after MPI_Init.
+/// all ranks see alike is printed by rank 0 alone; any other as "prog: rank 3/16 on n2: error: text"; then all ranks
+/// are ended with the Error's code by MPI_Abort. Nothing after it may fail silently: no bare exit() after MPI_Init.
 /// `program` is the name printed, e.g. "vitrail-train".
 int run_ranks(int argc, char** argv, const std::string& program, const std::function<int(MpiSession&)>& body);
 

@@ -1,8 +1,8 @@
-#include <sys/mman.h>
-
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+
+#include <sys/mman.h>
 
 #include "device/device.hpp"
 

@@ -1,0 +1,92 @@
+#pragma once
+// The numerical verbs: the table of contents. A back end implements every line of VITRAIL_VERBS; what a verb means
+// stands beside its arguments in ops/layers.hpp, ops/routing.hpp and ops/training.hpp, and its specification is the
+// plain code in ops/reference.
+//
+// ops.layernorm_forward({.x = x, .scale = scale, ...}) checks shapes and dtypes once for all back ends, then calls the
+// back end. No verb allocates once a back end is sealed; none knows ranks.
+
+#include <memory>
+#include <string_view>
+
+#include "ops/layers.hpp"
+#include "ops/routing.hpp"
+#include "ops/training.hpp"
+
+namespace vitrail {
+
+// VERB(name, arguments)
+#define VITRAIL_VERBS(VERB)                        \
+  VERB(normalize_images, NormalizeImages)          \
+  VERB(patches_forward, PatchesForward)            \
+  VERB(embed_tokens_forward, EmbedTokensForward)   \
+  VERB(embed_tokens_backward, EmbedTokensBackward) \
+  VERB(layernorm_forward, LayernormForward)        \
+  VERB(layernorm_backward, LayernormBackward)      \
+  VERB(linear_forward, LinearForward)              \
+  VERB(linear_backward, LinearBackward)            \
+  VERB(mlp_forward, MlpForward)                    \
+  VERB(mlp_backward, MlpBackward)                  \
+  VERB(qkv_forward, QkvForward)                    \
+  VERB(qkv_backward, QkvBackward)                  \
+  VERB(attention_forward, AttentionForward)        \
+  VERB(attention_backward, AttentionBackward)      \
+  VERB(take_token_forward, TakeTokenForward)       \
+  VERB(take_token_backward, TakeTokenBackward)     \
+  VERB(tanh_forward, TanhForward)                  \
+  VERB(tanh_backward, TanhBackward)                \
+  VERB(route_top_k, RouteTopK)                     \
+  VERB(router_losses_forward, RouterLossesForward) \
+  VERB(router_backward, RouterBackward)            \
+  VERB(map_slots, MapSlots)                        \
+  VERB(gather_rows_forward, GatherRowsForward)     \
+  VERB(gather_rows_backward, GatherRowsBackward)   \
+  VERB(combine_rows_forward, CombineRowsForward)   \
+  VERB(combine_rows_backward, CombineRowsBackward) \
+  VERB(count_assignments, CountAssignments)        \
+  VERB(one_hot, OneHot)                            \
+  VERB(softmax_cross_entropy, SoftmaxCrossEntropy) \
+  VERB(sigmoid_cross_entropy, SigmoidCrossEntropy) \
+  VERB(predict, Predict)                           \
+  VERB(random_normal, RandomNormal)                \
+  VERB(accumulate, Accumulate)                     \
+  VERB(block_square_sums, BlockSquareSums)         \
+  VERB(adamw_step, AdamWStep)                      \
+  VERB(all_finite, AllFinite)
+
+class Ops {
+ public:
+  Ops() = default;
+  Ops(const Ops&) = delete;
+  Ops& operator=(const Ops&) = delete;
+  virtual ~Ops() = default;
+
+  /// "reference", "cpu", ...
+  [[nodiscard]] virtual std::string_view name() const noexcept = 0;
+  /// The dtype of its `real` tensors.
+  [[nodiscard]] virtual Dtype real() const noexcept = 0;
+  /// From here on an allocation, or a primitive that was not made before, is an Error: all shapes of the run have been
+  /// seen (the trainer runs one pass on zeros before step 1).
+  virtual void seal() {}
+
+#define VITRAIL_FRONT(verb, Arguments) \
+  void verb(const Arguments& a) {      \
+    a.check();                         \
+    run(a);                            \
+  }
+  VITRAIL_VERBS(VITRAIL_FRONT)
+#undef VITRAIL_FRONT
+
+  // What a back end implements, and what decorators forward. Call the checked verbs above instead.
+#define VITRAIL_BACK(verb, Arguments) virtual void run(const Arguments& a) = 0;
+  VITRAIL_VERBS(VITRAIL_BACK)
+#undef VITRAIL_BACK
+};
+
+/// The plainest loops: the specification of every verb. `real` is f64 or c128 (derivatives by complex step).
+std::unique_ptr<Ops> make_reference_ops(Dtype real = Dtype::f64);
+
+/// f32: oneDNN for matrix products, own vector kernels (Highway) for the rest; `threads` threads per call.
+std::unique_ptr<Ops> make_cpu_ops(int threads);
+
+}  // namespace vitrail

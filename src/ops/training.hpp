@@ -1,0 +1,101 @@
+#pragma once
+// Verbs of losses, random numbers and the update. Conventions as in ops/layers.hpp.
+
+#include <cstdint>
+
+#include "base/philox.hpp"
+#include "device/tensor.hpp"
+
+namespace vitrail {
+
+/// targets[i, labels[i]] = on, the others off. Labels outside 0 .. V-1 (padding) give a row of `off`.
+struct OneHot {
+  ConstTensor labels;  // i32 [images]
+  double on = 1.0;
+  double off = 0.0;
+  Tensor targets;  // real [images V]
+  void check() const;
+};
+
+/// loss[i] = -sum over c of targets[i,c] * log_softmax(logits[i])[c]; dlogits = scale * d loss[i] / d logits[i].
+/// [spec 5.1]
+struct SoftmaxCrossEntropy {
+  ConstTensor logits;   // real [images V]
+  ConstTensor targets;  // real [images V]
+  double scale{};       // 1 / images of the whole step
+  Tensor loss;          // real [images]
+  Tensor dlogits;       // real [images V] [optional]
+  void check() const;
+};
+/// loss[i] = sum over c of -[y log sig(a) + (1-y) log sig(-a)]. [spec 5.1]
+struct SigmoidCrossEntropy {
+  ConstTensor logits;   // real [images V]
+  ConstTensor targets;  // real [images V]
+  double scale{};
+  Tensor loss;     // real [images]
+  Tensor dlogits;  // real [images V] [optional]
+  void check() const;
+};
+
+/// The class with the largest logit, ties to the lower one. (NaN never wins.)
+struct Predict {
+  ConstTensor logits;  // real [images V]
+  Tensor predicted;    // i32 [images]
+  void check() const;
+};
+
+/// y[i] = the standard normal number of index first_index + i (base/philox.hpp).
+struct RandomNormal {
+  std::uint64_t seed{};
+  Purpose purpose = Purpose::router_noise;
+  std::uint64_t step{};
+  std::uint32_t layer{};
+  std::uint64_t first_index{};  // a multiple of 4
+  Tensor y;                     // real [n]
+  void check() const;
+};
+
+/// y = y + x: one node of a summation tree; y holds the earlier leaves.
+struct Accumulate {
+  ConstTensor x;  // real [n]
+  Tensor y;       // real [n]
+  void check() const;
+};
+
+/// sums[b] = sum of x[i]^2 over block b in double, in an order that depends on the block alone.
+struct BlockSquareSums {
+  ConstTensor x;            // real [n]
+  ConstTensor block_begin;  // i64 [blocks_plus_1]: block b is x[block_begin[b]] .. x[block_begin[b+1]-1]
+  Tensor sums;              // f64 [blocks]
+  void check() const;
+};
+
+/// AdamW as optax does it. [spec 5.2]
+///   d = gradient * gradient_scale;  m = b1 m + (1-b1) d;  v = b2 v + (1-b2) d^2
+///   u = (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + epsilon) + decay[b] * parameter;  parameter -= learning_rate * u
+/// Blocks b have a weight decay of their own; decay < 0 marks a frozen block, which is left as it is (moments too
+/// move).
+struct AdamWStep {
+  ConstTensor gradient;         // real [n]
+  ConstTensor block_begin;      // i64 [blocks_plus_1]
+  ConstTensor decay;            // f64 [blocks]
+  double gradient_scale = 1.0;  // clipping: clip / norm when norm >= clip, else 1
+  double learning_rate{};
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+  std::int64_t updates = 1;  // t: this update included
+  Tensor parameter;          // real [n]
+  Tensor m;                  // real [n]
+  Tensor v;                  // real [n]
+  void check() const;
+};
+
+/// finite[0] = 1 when every element is finite, else 0.
+struct AllFinite {
+  ConstTensor x;  // real [n]
+  Tensor finite;  // i32 [1]
+  void check() const;
+};
+
+}  // namespace vitrail
