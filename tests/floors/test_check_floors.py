@@ -94,6 +94,10 @@ class Floors(unittest.TestCase):
         self.write("src/top/mpi_like/loop.cpp", "#include <mpi.h>\n")
         self.assert_one_fault("outside its room")
 
+    def test_a_vendor_pattern_matches_whole_names(self):
+        self.write("src/top/mpi/world.cpp", "#include <mpi.hpp>\n")
+        self.assert_one_fault("<mpi.hpp>", "vendor")
+
     def test_a_vendor_line_may_name_a_single_file(self):
         self.write("src/ops/fast.cpp", "#include <dnnl.hpp>\n")
         self.write("src/ops/slow.cpp", "#include <dnnl.hpp>\n")
