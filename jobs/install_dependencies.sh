@@ -10,8 +10,9 @@
 # root, install with Spack instead (README.md). Exit codes: 0 done, 1 apt failed, 2 cannot be done here.
 set -euo pipefail
 
+# ocl-icd-opencl-dev: Debian's oneDNN does not let CMake find it without.
 build=(g++ cmake ninja-build pkg-config libopenmpi-dev openmpi-bin libhdf5-dev libboost-program-options-dev
-  libdnnl-dev libhwy-dev nlohmann-json3-dev libssl-dev zlib1g-dev)
+  libdnnl-dev ocl-icd-opencl-dev libhwy-dev nlohmann-json3-dev libssl-dev zlib1g-dev)
 quickstart=("${build[@]}" dataset-fashion-mnist)
 test=("${quickstart[@]}" git python3 libgtest-dev clang-format clang-tidy libomp-dev)
 
@@ -55,7 +56,7 @@ if [ "$(id -u)" != 0 ]; then
     exit 2
   fi
   as_root=(sudo)
-  [ -t 0 ] || as_root=(sudo -n)
+  { : </dev/tty; } 2>/dev/null || as_root=(sudo -n)  # nobody there to type a password
 fi
 
 log=$(mktemp)
