@@ -1,0 +1,72 @@
+// Random numbers, sums and the parameter update.
+
+#include "ops/reference/numbers.hpp"
+#include "ops/reference/reference.hpp"
+
+namespace vitrail::reference {
+
+// y[i] = normal number of index first_index + i
+template <class T>
+void random_normal(const RandomNormal& a) {
+  const Philox random(a.seed, a.purpose, a.step, a.layer);
+  for (std::int64_t i = 0; i < a.y.elements(); ++i)
+    a.y.as<T>()[i] = random.normal(a.first_index + static_cast<std::uint64_t>(i));
+}
+
+// y = y + x
+template <class T>
+void accumulate(const Accumulate& a) {
+  for (std::int64_t i = 0; i < a.y.elements(); ++i) a.y.as<T>()[i] += a.x.as<T>()[i];
+}
+
+// sums[b] = sum over block b of x^2; of complex numbers the real part alone counts
+template <class T>
+void block_square_sums(const BlockSquareSums& a) {
+  const auto* begin = a.block_begin.as<std::int64_t>();
+  for (std::int64_t b = 0; b < a.sums.elements(); ++b) {
+    double sum = 0.0;
+    for (std::int64_t i = begin[b]; i < begin[b + 1]; ++i) {
+      const double x = real_part(a.x.as<T>()[i]);
+      sum += x * x;
+    }
+    a.sums.as<double>()[b] = sum;
+  }
+}
+
+// d = gradient * gradient_scale;  m = b1 m + (1 - b1) d;  v = b2 v + (1 - b2) d^2
+// u = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon) + decay[block] parameter;  parameter -= learning_rate u
+// A frozen block (decay < 0) keeps its parameters; its moments move.
+template <class T>
+void adamw_step(const AdamWStep& a) {
+  const auto* begin = a.block_begin.as<std::int64_t>();
+  const double t = static_cast<double>(a.updates);
+  const double correction1 = 1.0 - std::pow(a.beta1, t), correction2 = 1.0 - std::pow(a.beta2, t);
+  for (std::int64_t b = 0; b < a.decay.elements(); ++b) {
+    const double decay = a.decay.as<double>()[b];
+    for (std::int64_t i = begin[b]; i < begin[b + 1]; ++i) {
+      T &parameter = a.parameter.as<T>()[i], &m = a.m.as<T>()[i], &v = a.v.as<T>()[i];
+      const T d = a.gradient.as<T>()[i] * a.gradient_scale;
+      m = a.beta1 * m + (1.0 - a.beta1) * d;
+      v = a.beta2 * v + (1.0 - a.beta2) * (d * d);
+      if (decay < 0.0) continue;
+      const T u = m / correction1 / (std::sqrt(v / correction2) + a.epsilon) + decay * parameter;
+      parameter -= a.learning_rate * u;
+    }
+  }
+}
+
+// finite[0] = 1 if every x[i] is a finite number, else 0
+template <class T>
+void all_finite(const AllFinite& a) {
+  bool finite = true;
+  for (std::int64_t i = 0; i < a.x.elements(); ++i) finite = finite && is_finite(a.x.as<T>()[i]);
+  a.finite.as<std::int32_t>()[0] = finite ? 1 : 0;
+}
+
+VITRAIL_REFERENCE_VERB(random_normal, RandomNormal)
+VITRAIL_REFERENCE_VERB(accumulate, Accumulate)
+VITRAIL_REFERENCE_VERB(block_square_sums, BlockSquareSums)
+VITRAIL_REFERENCE_VERB(adamw_step, AdamWStep)
+VITRAIL_REFERENCE_VERB(all_finite, AllFinite)
+
+}  // namespace vitrail::reference
