@@ -1,0 +1,25 @@
+#pragma once
+// Files as a whole: read, and replaced so that a crash leaves the old one or the new one, never half of it.
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include "base/error.hpp"
+
+namespace vitrail {
+
+/// The content of a file. Error(code) if it is missing or cannot be read.
+std::string read_file(const std::filesystem::path& path, ExitCode code);
+
+/// Writes "PATH.tmp", forces it to disk and renames it to PATH. Error(code), with the old file untouched, on failure.
+void write_file_atomically(const std::filesystem::path& path, std::string_view content, ExitCode code);
+
+/// Forces a file's bytes, or a folder's entries, to disk (fsync): what is not forced may be lost with the machine.
+void sync_to_disk(const std::filesystem::path& path, ExitCode code);
+
+/// Renames a file or folder within one file system, then forces both folders' entries to disk. Replaces a file of the
+/// new name, and a folder only if it is empty.
+void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to, ExitCode code);
+
+}  // namespace vitrail
