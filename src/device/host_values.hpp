@@ -1,0 +1,17 @@
+#pragma once
+// Host tensors of any floating-point dtype, read and written as doubles. For initial values, reports and tests.
+
+#include <span>
+#include <vector>
+
+#include "device/tensor.hpp"
+
+namespace vitrail {
+
+/// Writes values into a host tensor of f32, f64 or c128 (imaginary part 0), rounding once.
+void from_doubles(std::span<const double> values, Tensor to);
+
+/// The values of a host tensor of f32, f64, c128 (real part), i32, i64 or u8.
+std::vector<double> to_doubles(ConstTensor from);
+
+}  // namespace vitrail

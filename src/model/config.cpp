@@ -1,0 +1,137 @@
+#include "model/config.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace vitrail {
+
+std::int64_t slots_per_expert(const Capacity& capacity, std::int64_t group_tokens, std::int64_t selected,
+                              std::int64_t experts) {
+  VITRAIL_EXPECT(capacity.factor.has_value() != capacity.slots.has_value(), ExitCode::usage,
+                 "the capacity must be given once", "either as a factor or as a number of slots", "Set one of the two");
+  if (capacity.slots) {
+    VITRAIL_EXPECT(*capacity.slots >= 1, ExitCode::usage, text("a capacity of ", *capacity.slots, " slots"),
+                   "every expert needs at least one", "");
+    return *capacity.slots;
+  }
+  // Left to right in double, as the original computes it: S=800, K=2, E=8, factor 1.1 gives 221 before the multiple.
+  const double exact = static_cast<double>(group_tokens * selected) * *capacity.factor / static_cast<double>(experts);
+  double rounded = 0;
+  switch (capacity.rounding) {
+    case Capacity::Rounding::ceil:
+      rounded = std::ceil(exact);
+      break;
+    case Capacity::Rounding::nearest:
+      rounded = std::nearbyint(exact);
+      break;
+    case Capacity::Rounding::floor:
+      rounded = std::floor(exact);
+      break;
+  }
+  VITRAIL_EXPECT(rounded >= 1 && rounded < 0x1p31, ExitCode::usage,
+                 text("capacity factor ", *capacity.factor, " gives ", rounded, " slots per expert"),
+                 text("a group has ", group_tokens, " tokens, ", selected, " choices each, for ", experts, " experts"),
+                 "Every expert needs at least one slot: raise the factor or the group size");
+  auto slots = static_cast<std::int64_t>(rounded);
+  if (capacity.multiple_of > 0)
+    slots = (slots + capacity.multiple_of - 1) / capacity.multiple_of * capacity.multiple_of;
+  return slots;
+}
+
+std::int64_t ModelConfig::patches() const { return (image_height / patch_rows) * (image_width / patch_columns); }
+std::int64_t ModelConfig::tokens() const { return patches() + 1; }
+std::int64_t ModelConfig::group_tokens() const {
+  return router.group_tokens > 0 ? router.group_tokens : router.group_images * tokens();
+}
+std::int64_t ModelConfig::slots() const {
+  return slots_per_expert(router.capacity, group_tokens(), router.selected, experts);
+}
+bool ModelConfig::is_moe(std::int64_t block) const {
+  return std::find(moe_blocks.begin(), moe_blocks.end(), block) != moe_blocks.end();
+}
+
+namespace {
+void expect_positive(std::int64_t value, const char* what) {
+  VITRAIL_EXPECT(value > 0, ExitCode::usage, text(what, " is ", value), "it must be positive", "");
+}
+}  // namespace
+
+void ModelConfig::check() const {
+  expect_positive(image_height, "image_height");
+  expect_positive(image_width, "image_width");
+  expect_positive(channels, "channels");
+  expect_positive(patch_rows, "patch_rows");
+  expect_positive(patch_columns, "patch_columns");
+  expect_positive(width, "width");
+  expect_positive(mlp_width, "mlp_width");
+  expect_positive(heads, "heads");
+  expect_positive(blocks, "blocks");
+  expect_positive(classes, "classes");
+  VITRAIL_EXPECT(representation >= 0, ExitCode::usage, text("representation is ", representation),
+                 "it is a width, or 0 for none", "");
+  VITRAIL_EXPECT(patches() > 0, ExitCode::usage,
+                 text("an image of ", image_height, "x", image_width, " pixels holds no patch of ", patch_rows, "x",
+                      patch_columns),
+                 "an image must be at least one patch", "Use a smaller patch or larger images");
+  VITRAIL_EXPECT(width % heads == 0, ExitCode::usage, text("width ", width, " is not divisible by ", heads, " heads"),
+                 "every head has width / heads channels", "");
+  for (std::size_t i = 0; i < moe_blocks.size(); ++i) {
+    VITRAIL_EXPECT(moe_blocks[i] >= 0 && moe_blocks[i] < blocks && (i == 0 || moe_blocks[i - 1] < moe_blocks[i]),
+                   ExitCode::usage, text("MoE block ", moe_blocks[i]),
+                   text("indices must ascend and lie in 0 .. ", blocks - 1), "");
+  }
+  if (moe_blocks.empty()) return;
+  expect_positive(experts, "experts");
+  VITRAIL_EXPECT(router.selected >= 1 && router.selected <= experts, ExitCode::usage,
+                 text(router.selected, " experts per token"), text("it must be in 1 .. ", experts, ", the experts"),
+                 "");
+  VITRAIL_EXPECT(router.group_images > 0 || router.group_tokens > 0, ExitCode::usage, "routing groups are empty",
+                 "a group holds at least one image", "Set group_images");
+  VITRAIL_EXPECT(std::isfinite(router.noise_std) && router.noise_std >= 0, ExitCode::usage,
+                 text("noise_std is ", router.noise_std), "a standard deviation is not negative", "");
+  (void)slots();
+}
+
+std::vector<std::int64_t> moe_blocks_by_name(const std::string& name, std::int64_t blocks) {
+  std::vector<std::int64_t> chosen;
+  if (name == "none") return chosen;
+  const std::size_t dash = name.find('-');
+  const std::string kind = name.substr(0, dash);
+  std::int64_t n = 0;
+  if (dash != std::string::npos && name.find_first_not_of("0123456789", dash + 1) == std::string::npos &&
+      name.size() > dash + 1 && name.size() < dash + 6) {
+    n = std::stoll(name.substr(dash + 1));
+  }
+  VITRAIL_EXPECT((kind == "every" || kind == "last") && n > 0, ExitCode::usage, text("MoE blocks '", name, "'"),
+                 "the names are none, every-N and last-N", "Every-2 makes all blocks of odd index sparse");
+  if (kind == "every") {
+    for (std::int64_t block = n - 1; block < blocks; block += n) chosen.push_back(block);
+  } else {
+    for (std::int64_t block = 1; block < blocks; block += 2) chosen.push_back(block);
+    if (std::ssize(chosen) > n) chosen.erase(chosen.begin(), chosen.end() - static_cast<std::ptrdiff_t>(n));
+  }
+  return chosen;
+}
+
+double forward_flops_per_image(const ModelConfig& c) {
+  const auto d = static_cast<double>(c.width);
+  const auto f = static_cast<double>(c.mlp_width);
+  const auto t = static_cast<double>(c.tokens());
+  const auto layers = static_cast<double>(c.blocks);
+  const auto sparse = static_cast<double>(c.moe_blocks.size());
+  const auto patch = static_cast<double>(c.patch_rows * c.patch_columns * c.channels);
+  const auto k = static_cast<double>(c.router.selected);
+  const auto e = static_cast<double>(c.experts);
+  const double slots_per_token = c.router.capacity.factor
+                                     ? k * *c.router.capacity.factor
+                                     : e * static_cast<double>(c.slots()) / static_cast<double>(c.group_tokens());
+  const auto rep = static_cast<double>(c.representation);
+  double flops = 2 * static_cast<double>(c.patches()) * patch * d;
+  flops += layers * (8 * t * d * d + 4 * t * t * d);
+  flops += (layers - sparse) * 4 * t * d * f;
+  flops += sparse * (4 * t * d * f * slots_per_token + 2 * t * d * e);
+  flops += 2 * d * rep + 2 * (rep > 0 ? rep : d) * static_cast<double>(c.classes);
+  return flops;
+}
+
+}  // namespace vitrail

@@ -1,0 +1,79 @@
+#pragma once
+// The model, as numbers. The field's letters, defined once, with their constraints:
+//
+//   B images per leaf           T tokens per image, Tp patches per image     N = B*T tokens per leaf
+//   D width                     H heads, Dh = D/H (H divides D)              F hidden width of an MLP or of an expert
+//   L blocks                    E experts per MoE block                      K experts per token, 1 <= K <= E
+//   G routing groups per leaf   S tokens per group, G*S = N                  C slots per expert and group
+//   V classes                   P patch side
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ops/routing.hpp"
+
+namespace vitrail {
+
+/// How many slots an expert offers to a group. Exactly one of factor and slots is set. [spec 3.4]
+struct Capacity {
+  enum class Rounding : std::uint8_t { ceil, nearest, floor };
+  std::optional<double> factor = 1.05;
+  std::optional<std::int64_t> slots;
+  Rounding rounding = Rounding::ceil;  ///< nearest: half to even
+  std::int64_t multiple_of = 4;        ///< the rounded number goes up to a multiple of this; 0 or 1: no
+};
+
+/// C for groups of S tokens. Error (usage) when it comes out below 1.
+std::int64_t slots_per_expert(const Capacity& capacity, std::int64_t group_tokens, std::int64_t selected,
+                              std::int64_t experts);
+
+struct RouterConfig {
+  std::int64_t selected = 2;  ///< K
+  std::int64_t group_images = 8;
+  std::int64_t group_tokens = 0;  ///< S; 0: group_images * T
+  Capacity capacity;
+  double noise_std = 1.0;  ///< the noise on the logits has the standard deviation noise_std / E; training only
+  TokenOrder order = TokenOrder::vanilla;
+  double importance_weight = 0.005;
+  double load_weight = 0.005;
+  double gshard_weight = 0.0;
+};
+
+struct ModelConfig {
+  std::int64_t image_height = 224;
+  std::int64_t image_width = 224;
+  std::int64_t channels = 3;
+  std::int64_t patch_rows = 32;
+  std::int64_t patch_columns = 32;
+  std::int64_t width = 512;              ///< D
+  std::int64_t mlp_width = 2048;         ///< F
+  std::int64_t heads = 8;                ///< H
+  std::int64_t blocks = 8;               ///< L
+  std::int64_t classes = 1000;           ///< V
+  std::int64_t representation = 0;       ///< width of pre_logits (Dense, then tanh); 0: none
+  double head_bias = 0.0;                ///< initial value
+  std::vector<std::int64_t> moe_blocks;  ///< indices from 0, ascending
+  std::int64_t experts = 8;              ///< E
+  bool experts_alike = true;             ///< all experts of a block start equal, as in the original
+  RouterConfig router;
+
+  [[nodiscard]] std::int64_t patches() const;       ///< Tp
+  [[nodiscard]] std::int64_t tokens() const;        ///< T: the class token is one of them
+  [[nodiscard]] std::int64_t group_tokens() const;  ///< S
+  [[nodiscard]] std::int64_t slots() const;         ///< C
+  [[nodiscard]] bool is_moe(std::int64_t block) const;
+  /// Error (usage) that names the offending number and the rule it breaks.
+  void check() const;
+};
+
+/// MoE block indices by the paper's names: "none", "every-2", "last-2" ... [spec 1.2]. Last-n are the last n blocks of
+/// odd index. Error (usage) for another name.
+std::vector<std::int64_t> moe_blocks_by_name(const std::string& name, std::int64_t blocks);
+
+/// Useful floating-point operations of one image's forward pass, two per multiply-add; experts work on
+/// K * capacity_factor slots per token. [spec 1.5]
+double forward_flops_per_image(const ModelConfig& config);
+
+}  // namespace vitrail
