@@ -305,7 +305,6 @@ void Predict::check() const {
 void RandomNormal::check() const {
   ShapeCheck c("random_normal");
   c.real("y", y, "n");
-  c.expect(first_index % 4 == 0, "first_index must be a multiple of 4");
 }
 
 void Accumulate::check() const {
@@ -328,6 +327,8 @@ void AdamWStep::check() const {
   c.exactly(Dtype::i64, "block_begin", block_begin, "blocks_plus_1");
   c.letter("blocks", c["blocks_plus_1"] - 1);
   c.exactly(Dtype::f64, "decay", decay, "blocks");
+  c.exactly(Dtype::f64, "multiplier", multiplier, "blocks");
+  c.exactly(Dtype::u8, "frozen", frozen, "blocks");
   c.real("parameter", parameter, "n");
   c.real("m", m, "n");
   c.real("v", v, "n");

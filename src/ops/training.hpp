@@ -50,8 +50,8 @@ struct RandomNormal {
   Purpose purpose = Purpose::router_noise;
   std::uint64_t step{};
   std::uint32_t layer{};
-  std::uint64_t first_index{};  // a multiple of 4
-  Tensor y;                     // real [n]
+  std::uint64_t first_index{};
+  Tensor y;  // real [n]
   void check() const;
 };
 
@@ -71,7 +71,8 @@ struct BlockSquareSums {
 };
 
 /// AdamW as optax does it. [spec 5.2]
-///   d = gradient * gradient_scale;  m = b1 m + (1-b1) d;  v = b2 v + (1-b2) d^2
+///   d = gradient * multiplier[b] * gradient_scale, clamped to +-clip_absolute if that is positive
+///   m = b1 m + (1-b1) d;  v = b2 v + (1-b2) d^2
 ///   u = (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + epsilon) + decay[b] * parameter;  parameter -= learning_rate * u
 /// Blocks b have a weight decay of their own; decay < 0 marks a frozen block, which is left as it is (moments too
 /// move).
@@ -80,6 +81,7 @@ struct AdamWStep {
   ConstTensor block_begin;      // i64 [blocks_plus_1]
   ConstTensor decay;            // f64 [blocks]
   double gradient_scale = 1.0;  // clipping: clip / norm when norm >= clip, else 1
+  double clip_absolute = 0;     // 0: none
   double learning_rate{};
   double beta1 = 0.9;
   double beta2 = 0.999;
