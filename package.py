@@ -2,7 +2,7 @@
 #     spack repo add .spack/spack_repo/vitrail      (in a checkout; a Git URL works too)
 #     spack install vitrail
 # It builds what the checkout holding this recipe has on its branch main.
-# tests/spack runs this recipe with stand-ins for Spack and compares what it hands to CMake with CMakeLists.txt.
+# tests/spack runs this recipe with stand-ins for Spack and compares it with CMakeLists.txt.
 
 import os
 
@@ -17,14 +17,14 @@ class Vitrail(CMakePackage, CudaPackage):
     ranks, HDF5 shards in, HDF5 checkpoints out, results that are the same bits on any number of
     ranks."""
 
-    # The recipe lives in the repository that it builds: through Spack's link, realpath finds its top.
+    # The recipe lives in the repository that it builds: realpath follows Spack's link to it.
     git = "file://" + os.path.dirname(os.path.realpath(__file__))
 
     license("Apache-2.0")
 
     version("main", branch="main")
 
-    variant("assertions", default=False, description="Check Vitrail's own invariants while it runs")
+    variant("assertions", default=False, description="Check Vitrail's invariants while it runs")
     variant("nccl", default=False, description="Collectives between GPUs through NCCL")
 
     # The variants stand here so that a site's specs need not change when the code comes.
