@@ -29,7 +29,8 @@ class Communicator {
   virtual void barrier() = 0;
   /// `data` of rank `root` arrives in `data` of all ranks.
   virtual void broadcast(Tensor data, int root) = 0;
-  /// `from` [n...] of every rank arrives in rank order in `to`, which has size() times its elements.
+  /// `from` [n...] of every rank arrives in rank order in `to`, which has size() times its elements. `from` lies
+  /// outside `to`, or is exactly the own part of it.
   virtual void all_gather(ConstTensor from, Tensor to) = 0;
   /// Part r of size() equal parts of `from` goes to rank r; part r of `to` came from rank r. Not in place.
   /// Equal to start_all_to_all followed by finish_all_to_all.
@@ -52,8 +53,9 @@ class Communicator {
 /// One rank; every verb has its real meaning (all_to_all copies).
 std::unique_ptr<Communicator> make_self_communicator();
 
-/// Decorator: before each collective the ranks agree on its name, number, shape and dtype; on a mismatch every rank
-/// throws an Error that shows both. `inner` must outlive it. Costs one small all_gather per collective.
+/// Decorator: before each collective the ranks agree on its name, number, root, shape and dtype (finish_all_to_all
+/// counts as one, too); on a mismatch every rank throws an Error that shows both. What it splits off is checked as
+/// well. `inner` must outlive it. Costs one small all_gather per collective.
 std::unique_ptr<Communicator> make_checked_communicator(Communicator& inner);
 
 }  // namespace vitrail

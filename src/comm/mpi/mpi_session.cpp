@@ -1,0 +1,85 @@
+#include <array>
+#include <cstdint>
+#include <cstdlib>
+#include <exception>
+#include <string>
+
+#include <mpi.h>
+
+#include "base/error.hpp"
+#include "comm/mpi/check.hpp"
+#include "comm/mpi/mpi.hpp"
+#include "comm/mpi/mpi_communicator.hpp"
+
+namespace vitrail {
+
+namespace {
+
+// An environment variable as a number; 0 when it is absent.
+std::int64_t number_in_environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? 0 : std::strtoll(value, nullptr, 10);
+}
+
+// srun without the plug-in that this MPI speaks starts every task as a world of its own: N equal trainings that write
+// over each other. Shells and batch scripts inside an allocation are steps, too, with the ids that Slurm reserves at
+// the top of 32 bits; a single process started there by hand is none of our business.
+void refuse_tasks_that_do_not_meet(int world_size) {
+  constexpr std::int64_t kReservedSteps = 0xFFFFFFF0;
+  const bool in_step =
+      std::getenv("SLURM_STEP_ID") != nullptr && number_in_environment("SLURM_STEP_ID") < kReservedSteps;
+  const bool by_mpirun = std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr;
+  const char* of_step = std::getenv("SLURM_STEP_NUM_TASKS") != nullptr ? "SLURM_STEP_NUM_TASKS" : "SLURM_NTASKS";
+  const std::int64_t tasks = number_in_environment(of_step);
+  VITRAIL_EXPECT(world_size > 1 || tasks <= 1 || !in_step || by_mpirun, ExitCode::usage,
+                 text("Slurm started ", tasks, " tasks, but MPI sees a world of one rank"),
+                 "srun did not connect the tasks, so each would run alone and write over the others",
+                 "Start with srun --mpi=pmix ('srun --mpi=list' shows what this site has)");
+}
+
+}  // namespace
+
+MpiSession::MpiSession(int& argc, char**& argv) : uncaught_(std::uncaught_exceptions()) {
+  int level = MPI_THREAD_SINGLE;
+  check(MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &level));
+  check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
+  check(MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN));
+  VITRAIL_EXPECT(level == MPI_THREAD_MULTIPLE, ExitCode::usage,
+                 text(library_version(), " does not offer MPI_THREAD_MULTIPLE"), "several threads communicate",
+                 "Use an MPI built with thread support");
+  check(MPI_Comm_rank(MPI_COMM_WORLD, &rank_));
+  check(MPI_Comm_size(MPI_COMM_WORLD, &size_));
+  refuse_tasks_that_do_not_meet(size_);
+  open_ = std::make_unique<OpenCommunicators>();
+}
+
+MpiSession::~MpiSession() {
+  if (std::uncaught_exceptions() > uncaught_) {
+    open_->abandon();  // the other ranks may be stuck in a collective: finalising would wait for them
+    return;
+  }
+  open_.reset();
+  MPI_Finalize();
+}
+
+int MpiSession::rank() const noexcept { return rank_; }
+int MpiSession::size() const noexcept { return size_; }
+
+std::string MpiSession::library_version() {
+  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> said{};
+  int length = 0;
+  check(MPI_Get_library_version(said.data(), &length));
+  std::string version(said.data(), static_cast<std::size_t>(length));
+  version = version.substr(0, version.find_first_of(",\n"));  // Open MPI goes on with who built it
+  const auto letter = version.find(" v");
+  if (letter != std::string::npos) version.erase(letter + 1, 1);
+  return version;
+}
+
+std::unique_ptr<Communicator> MpiSession::world() {
+  MPI_Comm twin = MPI_COMM_NULL;  // a twin of the world: libraries' messages cannot meet ours
+  check(MPI_Comm_dup(MPI_COMM_WORLD, &twin));
+  return std::make_unique<MpiCommunicator>(*open_, open_->adopt(twin));
+}
+
+}  // namespace vitrail

@@ -1,0 +1,83 @@
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <new>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include <mpi.h>
+#include <unistd.h>
+
+#include "base/error.hpp"
+#include "comm/mpi/mpi.hpp"
+
+namespace vitrail {
+
+namespace {
+
+// How long a rank with a usage error waits for rank 0 to say the same and end all ranks.
+constexpr std::chrono::seconds kPatience{2};
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  if (gethostname(name.data(), name.size() - 1) != 0) return "unknown host";
+  const std::string full(name.data());
+  return full.substr(0, full.find('.'));
+}
+
+bool mpi_is_running() {
+  int initialised = 0;
+  int finalised = 0;
+  MPI_Initialized(&initialised);
+  MPI_Finalized(&finalised);
+  return initialised != 0 && finalised == 0;
+}
+
+void say(const std::string& line) {
+  std::fflush(stdout);  // MPI_Abort flushes nothing
+  std::fwrite(line.data(), 1, line.size(), stderr);
+  std::fflush(stderr);
+}
+
+// Ends this process, and with it all ranks. Only MPI_Abort carries a code through srun.
+[[noreturn]] void end_all_ranks(const std::string& program, const std::string& what, ExitCode code) {
+  const int status = code == ExitCode::done ? static_cast<int>(ExitCode::other) : static_cast<int>(code);
+  int rank = 0;
+  int size = 1;
+  const bool running = mpi_is_running();
+  if (running) {
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+  }
+  // A usage error is most likely seen by all ranks: rank 0 speaks for them. A rank that is still alive afterwards was
+  // alone with it.
+  if (code == ExitCode::usage && rank != 0) std::this_thread::sleep_for(kPatience);
+  std::string line = program + ": ";
+  if (code != ExitCode::usage || rank != 0) line += text("rank ", rank, "/", size, " on ", host_name(), ": ");
+  say(line + "error: " + what + "\n");
+  if (running) MPI_Abort(MPI_COMM_WORLD, status);
+  std::_Exit(status);  // when MPI is not running, or returned from the abort
+}
+
+}  // namespace
+
+int run_ranks(int argc, char** argv, const std::string& program, const std::function<int(MpiSession&)>& body) {
+  std::optional<MpiSession> session;  // outside: an error ends all ranks before anything could be finalised
+  try {
+    session.emplace(argc, argv);
+    return body(*session);
+  } catch (const Error& error) {
+    end_all_ranks(program, error.what(), error.code());
+  } catch (const std::bad_alloc&) {
+    end_all_ranks(program, "out of memory (an allocation failed). Use more nodes or a smaller model", ExitCode::usage);
+  } catch (const std::exception& error) {
+    end_all_ranks(program, error.what(), ExitCode::other);
+  } catch (...) {
+    end_all_ranks(program, "an exception of unknown type", ExitCode::other);
+  }
+}
+
+}  // namespace vitrail

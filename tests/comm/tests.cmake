@@ -1,0 +1,10 @@
+# Ways to fail, started through mpirun by a script.
+add_executable(failing_rank comm/failing_rank.cpp)
+target_link_libraries(failing_rank PRIVATE vitrail_comm)
+
+vitrail_mpirun(launch "{ranks}")
+add_test(NAME comm.failing_ranks
+         COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/check_failing_ranks.py $<TARGET_FILE:failing_rank>
+                 ${launch})
+set_tests_properties(comm.failing_ranks PROPERTIES TIMEOUT 300 LABELS ranks PROCESSORS 2
+                     ENVIRONMENT "${ranks_environment}")
