@@ -74,12 +74,14 @@ struct BlockSquareSums {
 ///   d = gradient * multiplier[b] * gradient_scale, clamped to +-clip_absolute if that is positive
 ///   m = b1 m + (1-b1) d;  v = b2 v + (1-b2) d^2
 ///   u = (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + epsilon) + decay[b] * parameter;  parameter -= learning_rate * u
-/// Blocks b have a weight decay of their own; decay < 0 marks a frozen block, which is left as it is (moments too
-/// move).
+/// Block b of the parameters has a weight decay and a gradient multiplier of its own; a frozen block keeps its
+/// parameters (its moments move all the same).
 struct AdamWStep {
   ConstTensor gradient;         // real [n]
   ConstTensor block_begin;      // i64 [blocks_plus_1]
   ConstTensor decay;            // f64 [blocks]
+  ConstTensor multiplier;       // f64 [blocks]
+  ConstTensor frozen;           // u8 [blocks]
   double gradient_scale = 1.0;  // clipping: clip / norm when norm >= clip, else 1
   double clip_absolute = 0;     // 0: none
   double learning_rate{};

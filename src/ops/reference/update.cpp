@@ -4,6 +4,17 @@
 #include "ops/reference/reference.hpp"
 
 namespace vitrail::reference {
+namespace {
+
+// x brought into -limit .. limit
+template <class T>
+T clamp(T x, double limit) {
+  if (real_part(x) > limit) return limit;
+  if (real_part(x) < -limit) return -limit;
+  return x;
+}
+
+}  // namespace
 
 // y[i] = normal number of index first_index + i
 template <class T>
@@ -33,22 +44,25 @@ void block_square_sums(const BlockSquareSums& a) {
   }
 }
 
-// d = gradient * gradient_scale;  m = b1 m + (1 - b1) d;  v = b2 v + (1 - b2) d^2
+// d = gradient * multiplier[block] * gradient_scale, clamped to +-clip_absolute if that is positive
+// m = b1 m + (1 - b1) d;  v = b2 v + (1 - b2) d^2
 // u = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon) + decay[block] parameter;  parameter -= learning_rate u
-// A frozen block (decay < 0) keeps its parameters; its moments move.
+// A frozen block keeps its parameters; its moments move.
 template <class T>
 void adamw_step(const AdamWStep& a) {
   const auto* begin = a.block_begin.as<std::int64_t>();
   const double t = static_cast<double>(a.updates);
   const double correction1 = 1.0 - std::pow(a.beta1, t), correction2 = 1.0 - std::pow(a.beta2, t);
   for (std::int64_t b = 0; b < a.decay.elements(); ++b) {
-    const double decay = a.decay.as<double>()[b];
+    const double decay = a.decay.as<double>()[b], multiplier = a.multiplier.as<double>()[b];
+    const bool frozen = a.frozen.as<std::uint8_t>()[b] != 0;
     for (std::int64_t i = begin[b]; i < begin[b + 1]; ++i) {
       T &parameter = a.parameter.as<T>()[i], &m = a.m.as<T>()[i], &v = a.v.as<T>()[i];
-      const T d = a.gradient.as<T>()[i] * a.gradient_scale;
+      T d = a.gradient.as<T>()[i] * multiplier * a.gradient_scale;
+      if (a.clip_absolute > 0.0) d = clamp(d, a.clip_absolute);
       m = a.beta1 * m + (1.0 - a.beta1) * d;
       v = a.beta2 * v + (1.0 - a.beta2) * (d * d);
-      if (decay < 0.0) continue;
+      if (frozen) continue;
       const T u = m / correction1 / (std::sqrt(v / correction2) + a.epsilon) + decay * parameter;
       parameter -= a.learning_rate * u;
     }
