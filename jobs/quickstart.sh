@@ -1,0 +1,156 @@
+#!/bin/bash
+# From a fresh Debian 12 to a trained, evaluated V-MoE: installs what is needed, builds, packs Fashion-MNIST, trains
+# the preset fmnist on 2 MPI ranks with the experts spread over both, evaluates, and ends with a short table.
+# On 2 cores: a few minutes of build, then at most 10 minutes. Every stage whose result is there is skipped: run it
+# again after an interruption, and it goes on.
+#
+#   jobs/quickstart.sh               all of it
+#   jobs/quickstart.sh --no-install  without apt: the packages are there, or come from Spack or modules
+#
+# Writes build/release, data/fashion-mnist and runs/quickstart; remove one of them to have it made anew.
+# Exit codes: 0 done, 2 cannot be done here, else that of the program that failed (README.md).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+images=/usr/share/datasets/fashion-mnist # Debian package dataset-fashion-mnist
+programs=build/release
+data=data/fashion-mnist
+run_dir=runs/quickstart
+ranks=2
+
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; }
+install=yes
+for argument in "$@"; do
+  case "$argument" in
+    --no-install) install=no ;;
+    -h | --help) usage; exit 0 ;;
+    *) usage >&2; exit 2 ;;
+  esac
+done
+
+say() { printf '== %s\n' "$*"; }
+refuse() {
+  printf 'error: %s\n' "$@" >&2
+  exit 2
+}
+
+install_packages() {
+  if [ $install = no ]; then
+    say "install: left out (--no-install)"
+  else
+    jobs/install_dependencies.sh quickstart
+  fi
+  for tool in cmake ninja; do
+    command -v $tool >/dev/null || refuse "$tool is missing." "Install it: jobs/install_dependencies.sh build"
+  done
+  command -v mpirun >/dev/null || refuse "mpirun is missing, and training runs as $ranks MPI ranks." \
+    "Install Open MPI (jobs/install_dependencies.sh build), or put your site's mpirun on PATH (module load openmpi)."
+}
+
+build() {
+  if [ ! -f $programs/CMakeCache.txt ]; then
+    say "build: configuring $programs"
+    if command -v ccache >/dev/null; then
+      export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
+    fi
+    cmake --preset release -DBUILD_TESTING=OFF --log-level=WARNING >/dev/null
+  fi
+  say "build: $programs (what is built already is kept)"
+  cmake --build $programs --parallel "$(nproc)" --target "$@"
+}
+
+# pack train|test PREFIX: one part of the data set, under its name only once it is whole.
+pack() {
+  local part=$1 prefix=$2
+  if [ -d "$data/$part" ]; then
+    say "data: $data/$part is there"
+    return
+  fi
+  [ -f "$images/$prefix-images-idx3-ubyte.gz" ] || refuse "$images/$prefix-images-idx3-ubyte.gz is missing." \
+    "It comes with the Debian package dataset-fashion-mnist: jobs/install_dependencies.sh quickstart"
+  say "data: packing $data/$part"
+  rm -rf "$data/$part.unfinished"
+  mkdir -p "$data"
+  $programs/vitrail-pack --images "$images/$prefix-images-idx3-ubyte.gz" \
+    --labels "$images/$prefix-labels-idx1-ubyte.gz" --output "$data/$part.unfinished" --shards "$3" --classes 10
+  mv "$data/$part.unfinished" "$data/$part"
+}
+
+# mpirun for the ranks of this run. Not pinned, and allowed to share a core: the machine may be small or a container.
+launch() { mpirun -np $ranks --oversubscribe --bind-to none "$@" </dev/null; }
+
+train() {
+  if [ -f $run_dir/summary.json ]; then
+    say "train: $run_dir is trained (remove it to train again)"
+    return
+  fi
+  local resume=()
+  if [ -e $run_dir/checkpoints/latest ]; then
+    say "train: going on from the last checkpoint of $run_dir"
+    resume=(--resume)
+  else
+    say "train: preset fmnist on $ranks ranks, the experts spread over both"
+  fi
+  launch $programs/vitrail-train --preset fmnist --data $data/train --run-dir $run_dir --expert-parallel $ranks \
+    --threads 1 "${resume[@]}" || {
+    local code=$?
+    [ $code != 85 ] || printf 'stopped in time and saved: run jobs/quickstart.sh again to go on\n' >&2
+    exit $code
+  }
+}
+
+# Test accuracy as trained, then with capacity ratios below it, in both orders of routing.
+evaluate() {
+  if [ -f $run_dir/evaluation.txt ]; then
+    say "evaluate: $run_dir is evaluated"
+  else
+    say "evaluate: the 10,000 test images"
+    launch $programs/vitrail-eval --run-dir $run_dir --data $data/test --expert-parallel $ranks --threads 1 \
+      --capacity-table 0.1 0.25 0.5 1.05 >$run_dir/evaluation.unfinished
+    mv $run_dir/evaluation.unfinished $run_dir/evaluation.txt
+  fi
+  cat $run_dir/evaluation.txt
+}
+
+# number KEY: a number of summary.json, which the programs write with one key a line; "-" if it is not there.
+number() {
+  local found
+  found=$(sed -n "s/^ *\"$1\": *\\([-+0-9.eE]*\\),\\{0,1\\}\$/\\1/p" $run_dir/summary.json | head -n 1)
+  echo "${found:--}"
+}
+
+closing_table() {
+  echo
+  printf '%-34s %s\n' \
+    "test accuracy" "$(number test_accuracy)" \
+    "training time, s" "$(number train_wall_s)" \
+    "images/s" "$(number images_per_s)" \
+    "share of measured GEMM peak" "$(number gemm_peak_share)" \
+    "drop rate" "$(number drop_rate)" \
+    "load balance of the experts" "$(number load_balance)" \
+    "checkpoint" "$run_dir/checkpoints" \
+    "metrics" "$run_dir/metrics.jsonl" \
+    "log" "$run_dir/train.log"
+  cat <<END
+
+Worth trying next:
+  $programs/vitrail-selftest layouts
+  $programs/vitrail-bench step --preset fmnist
+END
+}
+
+# Open MPI refuses to start as root without these two. Here root is you, in a container or on your own machine.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export OMP_WAIT_POLICY=passive
+if [ "$(nproc)" -lt $ranks ]; then
+  say "this machine lends $(nproc) core to $ranks ranks: they take turns, and it takes more than twice as long"
+  export OMPI_MCA_mpi_yield_when_idle=1
+fi
+
+install_packages
+build vitrail-pack vitrail-train vitrail-eval vitrail-selftest vitrail-bench
+pack train train 8
+pack test t10k 2
+train
+evaluate
+closing_table
