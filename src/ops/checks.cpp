@@ -183,10 +183,11 @@ void TanhBackward::check() const {
 
 void RouteTopK::check() const {
   ShapeCheck c("route_top_k");
-  c.real("logits", logits, "groups S E");
+  c.optional("logits", logits, "groups S E");
   c.optional("noise", noise, "groups S E");
   if (valid) c.exactly(Dtype::u8, "valid", valid, "groups S");
-  c.real("gates_clean", gates_clean, "groups S E");
+  if (logits) c.real("gates_clean", gates_clean, "groups S E");
+  c.expect(logits || (!noise && !gates_clean), "without logits there is no noise and gates_clean is left out");
   c.real("gates", gates, "groups S E");
   c.exactly(Dtype::i32, "selected", selected, "groups S K");
   c.exactly(Dtype::i32, "slot", slot, "groups S K");

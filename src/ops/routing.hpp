@@ -19,12 +19,12 @@ enum class TokenOrder : std::uint8_t {
 /// Ties go to the lower expert. Choice-major: all first choices take slots before any second choice. Counting goes on
 /// past the capacity: an assignment is kept if 0 <= slot < C, and C is the business of the other verbs.
 struct RouteTopK {
-  ConstTensor logits;  // real [groups S E]
-  ConstTensor noise;   // real [groups S E] [optional]: standard normal
+  ConstTensor logits;  // real [groups S E] [optional]: left out, `gates` is an input and is taken as it is
+  ConstTensor noise;   // real [groups S E] [optional]: standard normal; goes with logits
   double noise_std{};  // sigma: z_noisy = z + sigma * noise
   ConstTensor valid;  // u8 [groups S] [optional]: a token with 0 gets slot -1, takes no place and no part in the losses
   TokenOrder order = TokenOrder::vanilla;
-  Tensor gates_clean;  // real [groups S E]: softmax(z)
+  Tensor gates_clean;  // real [groups S E]: softmax(z); goes with logits
   Tensor gates;        // real [groups S E]: softmax(z_noisy); equal to gates_clean without noise
   Tensor selected;     // i32 [groups S K]: experts by descending gate
   Tensor slot;         // i32 [groups S K]: place in the expert's buffer of the group

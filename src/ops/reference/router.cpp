@@ -38,13 +38,23 @@ std::vector<std::int64_t> order_of_tokens(const T* gate, std::int64_t tokens, st
   return places;
 }
 
+// gates_clean = softmax(z);  gates = softmax(z + sigma noise);  for the token whose logits begin at `row`
+template <class T>
+void compute_gates(const RouteTopK& a, std::int64_t row, std::int64_t experts, std::vector<T>& noisy) {
+  const T* z = a.logits.as<T>() + row;
+  for (std::int64_t e = 0; e < experts; ++e)
+    noisy[static_cast<std::size_t>(e)] = a.noise ? z[e] + a.noise_std * a.noise.as<T>()[row + e] : z[e];
+  softmax(z, a.gates_clean.as<T>() + row, experts);
+  softmax(noisy.data(), a.gates.as<T>() + row, experts);
+}
+
 }  // namespace
 
-// gates_clean = softmax(z);  gates = softmax(z + sigma noise);  selected = the K largest gates of a token
+// gates from the logits, unless they are given;  selected = the K largest gates of a token
 // for j = 0 .. K-1, for tokens s in their order:  slot[s,j] = count[selected[s,j]]++
 template <class T>
 void route_top_k(const RouteTopK& a) {
-  const std::int64_t groups = a.logits.shape[0], tokens = a.logits.shape[1], experts = a.logits.shape[2];
+  const std::int64_t groups = a.gates.shape[0], tokens = a.gates.shape[1], experts = a.gates.shape[2];
   const std::int64_t choices = a.selected.shape[2];
   std::vector<T> noisy(static_cast<std::size_t>(experts));
   for (std::int64_t g = 0; g < groups; ++g) {
@@ -54,13 +64,8 @@ void route_top_k(const RouteTopK& a) {
     T* gate = a.gate.as<T>() + g * tokens * choices;
     for (std::int64_t s = 0; s < tokens; ++s) {
       const std::int64_t row = (g * tokens + s) * experts;
-      const T* z = a.logits.as<T>() + row;
-      T* gates = a.gates.as<T>() + row;
-      for (std::int64_t e = 0; e < experts; ++e)
-        noisy[static_cast<std::size_t>(e)] = a.noise ? z[e] + a.noise_std * a.noise.as<T>()[row + e] : z[e];
-      softmax(z, a.gates_clean.as<T>() + row, experts);
-      softmax(noisy.data(), gates, experts);
-      select_experts(gates, experts, selected + s * choices, gate + s * choices, choices);
+      if (a.logits) compute_gates(a, row, experts, noisy);
+      select_experts(a.gates.as<T>() + row, experts, selected + s * choices, gate + s * choices, choices);
     }
     const std::vector<std::int64_t> order = order_of_tokens(gate, tokens, choices, a.order);
     std::vector<std::int32_t> count(static_cast<std::size_t>(experts), 0);
