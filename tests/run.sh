@@ -13,12 +13,14 @@ cd "$(dirname "$0")/.."
 exec </dev/null
 
 sanitized_rooms="base device io ops data model"
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; }
 not_labelled=(-LE '^long$')
 tidy_what=()
 case "${1:-}" in
   "") ;;
   --long) not_labelled=(); tidy_what=(--all) ;;
-  *) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2 ;;
+  -h | --help) usage; exit 0 ;;
+  *) usage >&2; exit 2 ;;
 esac
 
 jobs_at_once=$(nproc)
