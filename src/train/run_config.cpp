@@ -1,0 +1,134 @@
+#include "train/run_config.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace vitrail {
+
+std::int64_t total_steps(const RunConfig& config, std::int64_t examples) {
+  VITRAIL_EXPECT((config.steps > 0) != (config.epochs > 0), ExitCode::usage,
+                 text("the length of the run is given as ", config.steps, " steps and ", config.epochs, " epochs"),
+                 "exactly one of the two must be positive", "Set the other one to 0");
+  if (config.steps > 0) return config.steps;
+  return static_cast<std::int64_t>(
+      std::ceil(config.epochs * static_cast<double>(examples) / static_cast<double>(config.batch)));
+}
+
+std::int64_t steps_of_share(double share, std::int64_t total) {
+  VITRAIL_EXPECT(share >= 0 && std::isfinite(share), ExitCode::usage, text("a warm-up or cool-down of ", share),
+                 "it is a share of the steps (below 1) or a number of steps", "");
+  return static_cast<std::int64_t>(std::llround(share < 1 ? share * static_cast<double>(total) : share));
+}
+
+Schedule make_schedule(const RunConfig& config, std::int64_t total) {
+  Schedule schedule;
+  const std::vector<std::pair<std::string, ScheduleKind>> kinds = {{"constant", ScheduleKind::constant},
+                                                                   {"linear", ScheduleKind::linear},
+                                                                   {"cosine", ScheduleKind::cosine},
+                                                                   {"rsqrt", ScheduleKind::rsqrt}};
+  const auto kind =
+      std::find_if(kinds.begin(), kinds.end(), [&](const auto& entry) { return entry.first == config.schedule; });
+  VITRAIL_EXPECT(kind != kinds.end(), ExitCode::usage, text("schedule '", config.schedule, "'"),
+                 "the schedules are constant, linear, cosine and rsqrt",
+                 did_you_mean(config.schedule, std::vector<std::string>{"constant", "linear", "cosine", "rsqrt"}));
+  VITRAIL_EXPECT(config.learning_rate >= 0 && std::isfinite(config.learning_rate), ExitCode::usage,
+                 text("a learning rate of ", config.learning_rate), "it must be a number from 0 up", "");
+  schedule.kind = kind->second;
+  schedule.peak = config.learning_rate;
+  schedule.end = config.final_learning_rate;
+  schedule.total_steps = total;
+  schedule.warmup_steps = steps_of_share(config.warmup, total);
+  schedule.cooldown_steps = steps_of_share(config.cooldown, total);
+  schedule.timescale = config.timescale;
+  return schedule;
+}
+
+OptimizerConfig make_optimizer(const RunConfig& config) {
+  OptimizerConfig optimizer;
+  optimizer.beta1 = config.beta1;
+  optimizer.beta2 = config.beta2;
+  optimizer.epsilon = config.epsilon;
+  optimizer.decay = {{config.weight_decay_pattern, config.weight_decay}};
+  optimizer.clip_norm = config.clip_norm;
+  return optimizer;
+}
+
+Loss make_loss(const RunConfig& config) {
+  VITRAIL_EXPECT(config.loss == "softmax" || config.loss == "sigmoid", ExitCode::usage,
+                 text("loss '", config.loss, "'"), "the losses are softmax and sigmoid",
+                 did_you_mean(config.loss, std::vector<std::string>{"softmax", "sigmoid"}));
+  return config.loss == "softmax" ? Loss::softmax : Loss::sigmoid;
+}
+
+Layout make_layout(const RunConfig& config, std::int64_t rank, std::int64_t ranks) {
+  Layout layout{config.batch, config.leaf_images, config.leaves_per_pass, ranks, rank, config.expert_parallel};
+  if (layout.leaves_per_pass == 0 && layout.leaf_images > 0 && ranks > 0) {
+    // The largest power of two that divides the leaves of a rank and keeps an expert-parallel group's leaves a subtree.
+    const std::int64_t each = std::max<std::int64_t>(layout.leaves() / ranks, 1);
+    const std::int64_t groups = std::max<std::int64_t>(layout.tree_leaves() / std::max<std::int64_t>(layout.expert_parallel, 1), 1);
+    layout.leaves_per_pass = std::min(each & -each, groups & -groups);
+  }
+  layout.check(config.model);
+  return layout;
+}
+
+namespace {
+
+/// The small model of the quickstart: Fashion-MNIST on two cores.
+RunConfig fmnist() {
+  RunConfig c;
+  ModelConfig& m = c.model;
+  m.image_height = m.image_width = 28;
+  m.channels = 1;
+  m.patch_rows = m.patch_columns = 4;
+  m.width = 64;
+  m.mlp_width = 256;
+  m.heads = 4;
+  m.blocks = 2;
+  m.classes = 10;
+  m.experts = 8;
+  m.experts_alike = false;
+  m.router.selected = 2;
+  c.moe = "every-2";
+  c.batch = 64;
+  c.leaf_images = 16;
+  c.epochs = 7;
+  c.learning_rate = 3e-3;
+  c.final_learning_rate = 0;
+  c.beta2 = 0.99;
+  c.weight_decay = 0.05;
+  c.schedule = "cosine";
+  return c;
+}
+
+/// Its dense twin of equal FLOPs: an MoE block works on K * 1.05 slots per token, so every MLP is (1 + K * 1.05) / 2 as
+/// wide, to a multiple of 8.
+RunConfig fmnist_dense() {
+  RunConfig c = fmnist();
+  c.moe = "none";
+  c.model.mlp_width = 400;
+  return c;
+}
+
+using Maker = RunConfig (*)();
+const std::vector<std::pair<std::string, Maker>>& presets() {
+  static const std::vector<std::pair<std::string, Maker>> all = {{"fmnist", fmnist}, {"fmnist-dense", fmnist_dense}};
+  return all;
+}
+
+}  // namespace
+
+std::vector<std::string> preset_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, maker] : presets()) names.push_back(name);
+  return names;
+}
+
+RunConfig preset(const std::string& name) {
+  for (const auto& [known, maker] : presets()) {
+    if (known == name) return maker();
+  }
+  fail(ExitCode::usage, {text("unknown preset '", name, "'"), "see --help for the presets", did_you_mean(name, preset_names())});
+}
+
+}  // namespace vitrail

@@ -1,0 +1,74 @@
+#pragma once
+// Everything that a run is told, as one plain struct: the options of vitrail-train are bound to it
+// (apps/run_options.cpp), presets fill it, and a checkpoint remembers it.
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/layout.hpp"
+#include "model/vit_moe.hpp"
+#include "train/optimizer.hpp"
+#include "train/schedule.hpp"
+
+namespace vitrail {
+
+struct RunConfig {
+  // numerics: another value gives another result
+  ModelConfig model;
+  std::string moe = "every-2";  ///< names model.moe_blocks
+  std::string loss = "softmax";
+  std::int64_t batch = 4096;
+  std::int64_t leaf_images = 8;
+  std::int64_t seed = 0;
+  std::int64_t threads = 1;  ///< per rank
+  double epochs = 0;         ///< either epochs
+  std::int64_t steps = 0;    ///< or steps; the other is 0
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+  double weight_decay = 0.1;
+  std::string weight_decay_pattern = "/kernel$";  ///< names of the parameters that decay
+  double clip_norm = 1.0;                         ///< 0: off
+  std::string schedule = "linear";                ///< constant, linear, cosine, rsqrt
+  double learning_rate = 1e-3;
+  double final_learning_rate = 1e-5;
+  double warmup = 0.1;  ///< below 1: share of the steps; from 1: steps
+  double timescale = 10000;
+  double cooldown = 0;  ///< like warmup
+  std::int64_t shift = 0;  ///< random shift in pixels, each way
+  bool flip = false;       ///< random horizontal flip
+  std::string backend = "cpu";
+
+  // layout: another value gives the same bits
+  std::int64_t expert_parallel = 1;
+  std::int64_t leaves_per_pass = 0;  ///< 0: as many as one pass per step needs
+
+  // the rest of the run
+  std::vector<std::filesystem::path> data;
+  std::filesystem::path run_dir;
+  bool resume = false;
+  std::int64_t save_every = 0;  ///< steps; 0: at the end only
+  std::int64_t keep_last = 2;
+  std::int64_t log_every = 1;   ///< steps between the lines of metrics.jsonl
+  std::optional<std::int64_t> stop_after;  ///< steps in this job, for testing resumption
+};
+
+/// Steps of the whole run: `steps`, or ceil(epochs * examples / batch). Error (usage) unless exactly one is given.
+std::int64_t total_steps(const RunConfig& config, std::int64_t examples);
+/// warmup or cooldown as steps.
+std::int64_t steps_of_share(double share, std::int64_t total);
+
+Schedule make_schedule(const RunConfig& config, std::int64_t total);
+OptimizerConfig make_optimizer(const RunConfig& config);
+Loss make_loss(const RunConfig& config);
+/// The layout of a rank; fills in leaves_per_pass = 0. Checked.
+Layout make_layout(const RunConfig& config, std::int64_t rank, std::int64_t ranks);
+
+/// Names of the presets, and the configuration of one. Error (usage) with the nearest name for an unknown one.
+std::vector<std::string> preset_names();
+RunConfig preset(const std::string& name);
+
+}  // namespace vitrail

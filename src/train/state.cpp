@@ -1,0 +1,74 @@
+#include "train/state.hpp"
+
+namespace vitrail {
+
+Ranks::Ranks(Communicator& world_, const Layout& layout)
+    : world(world_), expert(world_.split(static_cast<int>(layout.replica()))),
+      replica(world_.split(static_cast<int>(layout.expert_rank()))) {}
+
+ParameterShare::ParameterShare(Arena& parameter_arena, Arena& gradient_arena, Arena& optimizer_arena, Device& device,
+                               Dtype real, const OptimizerConfig& config, const std::vector<ParameterSpec>& table,
+                               const FlatLayout& layout_, Communicator& owners, std::int64_t units_per_tree,
+                               std::int64_t units)
+    : layout(layout_), values(parameter_arena.allocate(real, {layout_.elements()})),
+      gradients(gradient_arena.allocate(real, {layout_.elements()})),
+      adamw(optimizer_arena, real, config, table, layout_, owners.rank()),
+      sync(gradient_arena, device, real, layout_, owners, units_per_tree, units) {}
+
+namespace {
+
+std::optional<FlatLayout> expert_layout_of(const RunConfig& config, const Layout& layout,
+                                           const std::vector<ParameterSpec>& table) {
+  if (config.model.moe_blocks.empty()) return std::nullopt;
+  const std::int64_t here = config.model.experts / layout.expert_parallel;
+  return FlatLayout(table, layout.expert_rank() * here, here, layout.replicas());
+}
+
+}  // namespace
+
+TrainState::TrainState(const RunConfig& config_, Device& device_, Ops& ops_, Communicator& world)
+    : config(config_), layout(make_layout(config_, world.rank(), world.size())), device(device_), ops(ops_),
+      ranks(world, layout), table(parameter_table(config.model)), dense_layout(table, 0, 0, world.size()),
+      expert_layout(expert_layout_of(config, layout, table)) {
+  Arena measured[] = {Arena("parameters"), Arena("gradients"), Arena("optimizer"), Arena("activations")};
+  lay_out(measured[0], measured[1], measured[2], measured[3]);
+  parameter_arena_ = std::make_unique<Arena>("parameters", device, measured[0].bytes());
+  gradient_arena_ = std::make_unique<Arena>("gradients", device, measured[1].bytes());
+  optimizer_arena_ = std::make_unique<Arena>("optimizer", device, measured[2].bytes());
+  activation_arena_ = std::make_unique<Arena>("activations", device, measured[3].bytes());
+  lay_out(*parameter_arena_, *gradient_arena_, *optimizer_arena_, *activation_arena_);
+  initialize_parameters();
+}
+
+void TrainState::lay_out(Arena& parameter_arena, Arena& gradient_arena, Arena& optimizer_arena,
+                         Arena& activation_arena) {
+  const Dtype real = ops.real();
+  const OptimizerConfig optimizer = make_optimizer(config);
+  const std::int64_t p = layout.leaves_per_pass;
+  const std::int64_t ep = layout.expert_parallel;
+  dense.emplace(parameter_arena, gradient_arena, optimizer_arena, device, real, optimizer, table, dense_layout,
+                ranks.world, layout.tree_leaves() / p, layout.leaves() / p);
+  std::vector<Tensor> gradient_tensors;
+  dense_layout.cut(table, dense->values, parameters);
+  dense_layout.cut(table, dense->gradients, gradient_tensors);
+  if (expert_layout) {
+    expert.emplace(parameter_arena, gradient_arena, optimizer_arena, device, real, optimizer, table, *expert_layout,
+                   *ranks.replica, layout.tree_leaves() / (p * ep), layout.leaves() / (p * ep));
+    expert_layout->cut(table, expert->values, parameters);
+    expert_layout->cut(table, expert->gradients, gradient_tensors);
+  }
+  params = bind_params(config.model, table, parameters);
+  gradients = bind_params(config.model, table, gradient_tensors);
+  acts = lay_out_activations(activation_arena, real, config.model, {p, layout.leaf_images, ep, true});
+}
+
+void TrainState::initialize_parameters() {
+  const std::int64_t first_expert =
+      expert_layout ? layout.expert_rank() * (config.model.experts / layout.expert_parallel) : 0;
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    initialize(table[i], static_cast<std::uint64_t>(config.seed), static_cast<std::uint32_t>(i),
+               config.model.experts_alike, first_expert, parameters[i]);
+  }
+}
+
+}  // namespace vitrail

@@ -1,0 +1,81 @@
+#pragma once
+// Everything that a rank holds of a training run, laid out once before step 1.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "comm/communicator.hpp"
+#include "device/arena.hpp"
+#include "model/activations.hpp"
+#include "model/layout.hpp"
+#include "model/params.hpp"
+#include "ops/ops.hpp"
+#include "train/flat_layout.hpp"
+#include "train/gradient_sync.hpp"
+#include "train/optimizer.hpp"
+#include "train/run_config.hpp"
+
+namespace vitrail {
+
+/// The ranks as the parallel layout sees them.
+struct Ranks {
+  Ranks(Communicator& world, const Layout& layout);  // collective
+
+  Communicator& world;
+  std::unique_ptr<Communicator> expert;   ///< the EP ranks that share one copy of all experts
+  std::unique_ptr<Communicator> replica;  ///< the R ranks that hold the same experts
+};
+
+/// The dense parameters, or the experts of this rank: values, gradients, optimizer state and how they travel.
+struct ParameterShare {
+  ParameterShare(Arena& parameters, Arena& gradients, Arena& optimizer, Device& device, Dtype real,
+                 const OptimizerConfig& config, const std::vector<ParameterSpec>& table, const FlatLayout& layout,
+                 Communicator& owners, std::int64_t units_per_tree, std::int64_t units);
+
+  const FlatLayout& layout;
+  Tensor values;     // [layout.elements()]
+  Tensor gradients;  // [layout.elements()]
+  AdamW adamw;       // of this owner's slice
+  GradientSync sync;
+};
+
+class TrainState {
+ public:
+  /// Allocates everything and gives the parameters their initial values. Collective. `world` must outlive the state.
+  TrainState(const RunConfig& config, Device& device, Ops& ops, Communicator& world);
+
+  const RunConfig config;
+  const Layout layout;
+  Device& device;
+  Ops& ops;
+  Ranks ranks;
+  const std::vector<ParameterSpec> table;
+  const FlatLayout dense_layout;
+  const std::optional<FlatLayout> expert_layout;  ///< none in a dense model
+
+  /// Bytes by class, for reports.
+  [[nodiscard]] std::int64_t parameter_bytes() const { return parameter_arena_->bytes(); }
+  [[nodiscard]] std::int64_t gradient_bytes() const { return gradient_arena_->bytes(); }
+  [[nodiscard]] std::int64_t optimizer_bytes() const { return optimizer_arena_->bytes(); }
+  [[nodiscard]] std::int64_t activation_bytes() const { return activation_arena_->bytes(); }
+
+ private:
+  std::unique_ptr<Arena> parameter_arena_, gradient_arena_, optimizer_arena_, activation_arena_;
+
+ public:
+  std::optional<ParameterShare> dense;
+  std::optional<ParameterShare> expert;
+  std::vector<Tensor> parameters;  ///< by the table; expert tensors hold this rank's experts
+  VitMoeParams params;             ///< the same memory as the layers see it
+  VitMoeParams gradients;
+  Activations acts;
+  std::int64_t step = 0;  ///< optimisation steps done
+
+ private:
+  void lay_out(Arena& parameters, Arena& gradients, Arena& optimizer, Arena& activations);
+  void initialize_parameters();
+};
+
+}  // namespace vitrail
