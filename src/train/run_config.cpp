@@ -5,6 +5,11 @@
 
 namespace vitrail {
 
+void resolve(RunConfig& config) {
+  config.model.moe_blocks = moe_blocks_by_name(config.moe, config.model.blocks);
+  config.model.check();
+}
+
 std::int64_t total_steps(const RunConfig& config, std::int64_t examples) {
   VITRAIL_EXPECT((config.steps > 0) != (config.epochs > 0), ExitCode::usage,
                  text("the length of the run is given as ", config.steps, " steps and ", config.epochs, " epochs"),

@@ -56,6 +56,8 @@ struct RunConfig {
   std::optional<std::int64_t> stop_after;  ///< steps in this job, for testing resumption
 };
 
+/// Fills in what follows from other settings (model.moe_blocks) and checks the model.
+void resolve(RunConfig& config);
 /// Steps of the whole run: `steps`, or ceil(epochs * examples / batch). Error (usage) unless exactly one is given.
 std::int64_t total_steps(const RunConfig& config, std::int64_t examples);
 /// warmup or cooldown as steps.

@@ -1,0 +1,22 @@
+#pragma once
+// A training state as logical tensors: parameters/NAME, adam_m/NAME, adam_v/NAME, shapes as in the parameter table.
+
+#include <vector>
+
+#include "train/checkpoint.hpp"
+#include "train/state.hpp"
+
+namespace vitrail {
+
+/// What this rank owns and writes: its slices of the parameters and of the optimizer's moments.
+std::vector<CheckpointPiece> checkpoint_pieces(const TrainState& state);
+
+/// Reads parameters, moments and the step of a checkpoint of the same model, written on any layout. Error (checkpoint)
+/// when a tensor is missing or has another shape.
+void restore(TrainState& state, const CheckpointReader& reader);
+
+/// The parameters alone: the dense ones and experts first_expert ... of a table, as `tensors` holds them.
+void restore_parameters(const std::vector<ParameterSpec>& table, std::int64_t first_expert,
+                        const std::vector<Tensor>& tensors, const CheckpointReader& reader);
+
+}  // namespace vitrail
