@@ -17,8 +17,8 @@ namespace vitrail {
 enum class Purpose : std::uint16_t {
   initialisation = 1,  ///< layer = number of the parameter tensor
   router_noise = 2,    ///< index = global token * E + expert
-  shuffle = 3,         ///< step = epoch, index = sample
-  augmentation = 4,    ///< step = epoch, index = sample * kAugmentationDraws + draw
+  shuffle = 3,         ///< step = epoch, index: data/sampler.cpp
+  augmentation = 4,    ///< step = epoch, index = sample * 4 + draw (data/augment.cpp)
   dropout = 5,
   mixup = 6,
   test = 15,

@@ -16,6 +16,8 @@ static_assert(sizeof(hid_t) == sizeof(HandleId), "HDF5 1.10 or newer");
 namespace {
 
 constexpr std::int64_t kFilteredChunkBytes = std::int64_t{1} << 20;
+// Two chunks of a cache with equal numbers modulo this push each other out; a prime, as HDF5 advises.
+constexpr std::size_t kCacheSlots = 12421;
 
 std::vector<hsize_t> sizes(const Shape& shape) { return {shape.begin(), shape.end()}; }
 
@@ -246,11 +248,16 @@ std::vector<std::string> File::datasets_below(const std::string& group) const {
   return found;
 }
 
-Dataset File::open_dataset(const std::string& dataset) const {
+Dataset File::open_dataset(const std::string& dataset, std::int64_t cache_bytes) const {
   const Door door;
   const std::string where = name_of_object("dataset", dataset);
   VITRAIL_EXPECT(has(dataset), code_, "there is no " + where, "it is needed", "Is this the right kind of file?");
-  Any opened(check(H5Dopen2(handle_.get(), dataset.c_str(), H5P_DEFAULT), code_, "cannot open " + where));
+  const Any access(check(H5Pcreate(H5P_DATASET_ACCESS), code_, "cannot open " + where));
+  if (cache_bytes > 0) {
+    check(H5Pset_chunk_cache(access.get(), kCacheSlots, static_cast<std::size_t>(cache_bytes), 1.0), code_,
+          "cannot open " + where);
+  }
+  Any opened(check(H5Dopen2(handle_.get(), dataset.c_str(), access.get()), code_, "cannot open " + where));
   DatasetInfo info = describe(opened.get(), code_, where);
   return {opened.release(), std::move(info), where, code_};
 }

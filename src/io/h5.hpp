@@ -95,7 +95,8 @@ class File {
   [[nodiscard]] std::vector<std::string> datasets_below(const std::string& group) const;
   [[nodiscard]] DatasetInfo info(const std::string& dataset) const { return open_dataset(dataset).info(); }
 
-  [[nodiscard]] Dataset open_dataset(const std::string& dataset) const;
+  /// cache_bytes: chunks kept in memory for regions read again and again; 0: HDF5's default of 1 MiB.
+  [[nodiscard]] Dataset open_dataset(const std::string& dataset, std::int64_t cache_bytes = 0) const;
   /// Also makes the groups on the way. A dataset of that name must not exist.
   Dataset create_dataset(const std::string& dataset, Dtype dtype, const Shape& shape, const Layout& layout = {});
   /// Also makes the groups on the way; one that exists already is left as it is.

@@ -67,6 +67,9 @@ bool is_fraction(Dtype dtype) { return dtype == Dtype::f32 || dtype == Dtype::f6
 }  // namespace
 
 Door::Door() {
+  // HDF5 would close at exit what it believes still open; after a close that failed (a full disk) it then crashes on
+  // what it has already freed. We close our files ourselves. Only the first call of the process counts.
+  H5dont_atexit();
   // Asked at every door: cheaper than remembering it would be worth.
   if (!is_thread_safe()) lock_ = std::unique_lock(lock_of_the_library());
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
