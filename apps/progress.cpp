@@ -1,0 +1,128 @@
+#include "apps/progress.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+
+namespace vitrail {
+
+std::string fixed(double value, int decimals) {
+  char buffer[64];
+  std::snprintf(buffer, sizeof buffer, "%.*f", decimals, value);
+  return buffer;
+}
+
+std::string duration(double seconds) {
+  if (!(seconds < 360000)) return "long";
+  const auto whole = static_cast<long>(std::llround(seconds));
+  if (whole >= 3600) return text(whole / 3600, " h ", whole / 60 % 60 < 10 ? "0" : "", whole / 60 % 60, " min");
+  if (whole >= 60) return text(whole / 60, " min ", whole % 60 < 10 ? "0" : "", whole % 60, " s");
+  return fixed(seconds, 1) + " s";
+}
+
+Json to_json(const Metrics& metrics) {
+  Json json = Json::object();
+  json.set("images", metrics.images)
+      .set("correct", metrics.correct)
+      .set("accuracy", metrics.accuracy())
+      .set("loss", metrics.total_loss())
+      .set("main_loss", metrics.main_loss)
+      .set("auxiliary_loss", metrics.auxiliary_loss);
+  if (metrics.moe.empty()) return json;
+  json.set("drop_rate", metrics.drop_rate()).set("load_imbalance", metrics.load_imbalance());
+  Json blocks = Json::array();
+  for (const MoeMetrics& moe : metrics.moe) {
+    Json assigned = Json::array();
+    Json kept = Json::array();
+    for (const std::int64_t count : moe.assigned) assigned.push_back(count);
+    for (const std::int64_t count : moe.kept) kept.push_back(count);
+    blocks.push_back(Json::object()
+                         .set("block", moe.block)
+                         .set("importance_loss", moe.importance_loss)
+                         .set("load_loss", moe.load_loss)
+                         .set("gshard_loss", moe.gshard_loss)
+                         .set("assigned", std::move(assigned))
+                         .set("kept", std::move(kept)));
+  }
+  json.set("moe", std::move(blocks));
+  return json;
+}
+
+Json to_json(const StepReport& report) {
+  Json json = Json::object();
+  json.set("step", report.step);
+  const Json metrics = to_json(report.metrics);
+  for (const JsonMember& member : metrics.members()) json.set(member.key, member.value);
+  json.set("learning_rate", report.learning_rate)
+      .set("gradient_norm", report.gradient_norm)
+      .set("clipped", report.clipped);
+  return json;
+}
+
+MetricsFile::MetricsFile(const std::filesystem::path& run_dir, std::int64_t step) : path_(run_dir / "metrics.jsonl") {
+  // Keep whole lines up to `step`; a line that a crash cut short is not whole.
+  std::uintmax_t keep = 0;
+  {
+    std::ifstream old(path_);
+    for (std::string line; std::getline(old, line) && !old.eof();) {
+      const Json parsed = Json::parse(line, path_.string(), ExitCode::other);
+      if (parsed.at("step").as_integer() > step) break;
+      keep += line.size() + 1;
+    }
+  }
+  std::error_code missing;
+  if (std::filesystem::exists(path_, missing)) std::filesystem::resize_file(path_, keep);
+  file_.reset(std::fopen(path_.c_str(), "a"));
+  VITRAIL_EXPECT(file_ != nullptr, ExitCode::other, text(path_.string(), " cannot be written"),
+                 "the run directory keeps the metrics", "Check permissions and free space");
+}
+
+void MetricsFile::write(const StepReport& report, double images_per_s, double data_wait_s, double elapsed_s) {
+  Json line = to_json(report);
+  line.set("time", Json::object()
+                       .set("images_per_s", images_per_s)
+                       .set("data_wait_s", data_wait_s)
+                       .set("elapsed_s", elapsed_s));
+  const std::string written = line.dump() + "\n";
+  const bool whole = std::fwrite(written.data(), 1, written.size(), file_.get()) == written.size() &&
+                     std::fflush(file_.get()) == 0;
+  VITRAIL_EXPECT(whole, ExitCode::other, text(path_.string(), " cannot be written"), "is the disk full?", "");
+}
+
+Progress::Progress(const Log& log, std::int64_t first_step, std::int64_t last_step, std::int64_t images_per_step,
+                   bool show)
+    : log_(log), first_step_(first_step), last_step_(last_step), images_per_step_(images_per_step), show_(show),
+      terminal_(show && isatty(STDOUT_FILENO) != 0) {}
+
+void Progress::after(const StepReport& report) {
+  if (!show_) return;
+  const std::int64_t done = report.step - first_step_;
+  const double loss = report.metrics.total_loss();
+  loss_ = done == 1 ? loss : loss_ + (loss - loss_) * std::max(0.02, 1.0 / static_cast<double>(done));
+  const double now = clock_.seconds();
+  const bool last = report.step == last_step_;
+  if (!last && now - shown_at_s_ < (terminal_ ? 0.2 : 10.0)) return;
+  shown_at_s_ = now;
+  const double per_step = now / static_cast<double>(done);
+  std::string line = text("step ", report.step, "/", last_step_, "  loss ", fixed(loss_, 4), "  lr ",
+                          fixed(report.learning_rate, 6), "  ",
+                          fixed(static_cast<double>(images_per_step_) / per_step, 0), " images/s");
+  if (!report.metrics.moe.empty()) line += text("  dropped ", fixed(100 * report.metrics.drop_rate(), 1), " %");
+  line += text("  left ", duration(per_step * static_cast<double>(last_step_ - report.step)));
+  if (terminal_) {
+    std::fprintf(stdout, "\r%s\033[K", line.c_str());
+    std::fflush(stdout);
+    line_open_ = true;
+  } else {
+    log_.info(line);
+  }
+}
+
+void Progress::finish() {
+  if (line_open_) log_.info("");
+  line_open_ = false;
+}
+
+}  // namespace vitrail

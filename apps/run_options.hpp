@@ -1,0 +1,36 @@
+#pragma once
+// The options of a run (train/run_config.hpp), as vitrail-train, vitrail-eval and vitrail-bench share them.
+
+#include <string>
+
+#include "apps/options.hpp"
+#include "base/json.hpp"
+#include "train/run_config.hpp"
+
+namespace vitrail {
+
+/// What the options cannot write into the struct directly.
+struct RunOptionTexts {
+  std::string preset = "fmnist";
+  std::string config_file;
+  std::string token_order = "vanilla";
+  std::string capacity_rounding = "ceil";
+  std::optional<std::int64_t> capacity_slots;
+};
+
+/// Adds the options that describe the model.
+void add_model_options(Options& options, RunConfig& config, RunOptionTexts& texts);
+/// Adds those of optimisation and data augmentation.
+void add_training_options(Options& options, RunConfig& config);
+/// Adds --batch, --leaf-images, --expert-parallel, --leaves-per-pass, --threads, --backend.
+void add_layout_options(Options& options, RunConfig& config);
+
+/// After parse(): preset, then file, then command line, into `config`; then resolve().
+void apply_run_options(Options& options, RunConfig& config, RunOptionTexts& texts);
+
+/// The settings that a checkpoint remembers: numerics and layout, name -> text.
+Json run_settings(const Options& options);
+/// Error (usage) that names every numerics setting in which `now` differs from the checkpoint's.
+void expect_same_numerics(const Options& options, const Json& written, const std::string& checkpoint);
+
+}  // namespace vitrail

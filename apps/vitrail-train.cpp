@@ -1,0 +1,182 @@
+// vitrail-train: trains a V-MoE on MPI ranks.
+
+#include <filesystem>
+#include <iostream>
+
+#include "apps/progress.hpp"
+#include "apps/run_options.hpp"
+#include "apps/run_report.hpp"
+#include "apps/run_start.hpp"
+#include "base/file.hpp"
+#include "comm/mpi/mpi.hpp"
+#include "data/loader.hpp"
+#include "train/state_checkpoint.hpp"
+#include "train/step.hpp"
+
+namespace vitrail {
+namespace {
+
+constexpr const char* kProgram = "vitrail-train";
+constexpr const char* kManual =
+    "Trains a sparse vision transformer (V-MoE) on one or many MPI ranks.\n"
+    "\n"
+    "  vitrail-train --preset fmnist --data data/fashion-mnist/train --run-dir runs/a\n"
+    "  mpirun -np 2 vitrail-train --preset fmnist --data ... --run-dir runs/b --expert-parallel 2\n"
+    "  srun --mpi=pmix vitrail-train --config my.cfg --resume\n"
+    "\n"
+    "A preset gives every setting a value; a configuration file (name = value) overrides it, and the command line\n"
+    "overrides the file. The run directory receives metrics.jsonl, summary.json and checkpoints/. With --resume the run\n"
+    "goes on from its last checkpoint, also on another number of ranks, to the same bits.";
+
+struct Settings {
+  RunConfig run;
+  RunOptionTexts texts;
+  std::string communicator = "mpi";
+  bool print_config = false;
+};
+
+void add_options(Options& options, Settings& s) {
+  options.section("Run");
+  options.add("preset", s.texts.preset, "NAME", "starting point of all settings")
+      .choices(preset_names())
+      .only_on_command_line();
+  options.add("config", s.texts.config_file, "FILE", "configuration file").only_on_command_line();
+  options.add("data", s.run.data, "PATH", "folders that vitrail-pack made");
+  options.add("run-dir", s.run.run_dir, "DIR", "where checkpoints and metrics go");
+  options.add("resume", s.run.resume, "", "go on from the last checkpoint; start anew if there is none");
+  options.add("save-every", s.run.save_every, "STEPS", "steps between checkpoints; 0: at the end only");
+  options.add("keep-last", s.run.keep_last, "N", "checkpoints that are kept; 0: all");
+  options.add("log-every", s.run.log_every, "STEPS", "steps between lines of metrics.jsonl");
+  options.add("stop-after", s.run.stop_after, "STEPS", "stop this job after so many steps, with a checkpoint");
+  options.add("communicator", s.communicator, "NAME", "mpi, or checked: ranks agree on every exchange before it")
+      .choices({"mpi", "checked"});
+  options.add("print-config", s.print_config, "", "print the merged configuration and stop").only_on_command_line();
+  add_layout_options(options, s.run);
+  add_training_options(options, s.run);
+  add_model_options(options, s.run, s.texts);
+}
+
+/// The dataset that the run names, checked against the model.
+Dataset open_data(const RunConfig& config) {
+  VITRAIL_EXPECT(!config.data.empty(), ExitCode::usage, "no --data was given", "training needs images",
+                 "Name a folder that vitrail-pack made");
+  Dataset dataset = Dataset::open(config.data, "train");
+  expect_data_fits(dataset, config.model);
+  return dataset;
+}
+
+/// Makes the run directory, or goes on in it.
+std::optional<std::filesystem::path> find_checkpoint(const RunConfig& config, Communicator& world) {
+  VITRAIL_EXPECT(!config.run_dir.empty(), ExitCode::usage, "no --run-dir was given",
+                 "checkpoints and metrics need a place", "");
+  // Rank 0 looks: all ranks must decide alike.
+  std::string found;
+  if (world.rank() == 0) {
+    std::error_code failed;
+    std::filesystem::create_directories(config.run_dir, failed);
+    VITRAIL_EXPECT(!failed, ExitCode::usage, text(config.run_dir.string(), " cannot be made"), failed.message(), "");
+    found = latest_checkpoint(config.run_dir).value_or("").string();
+  }
+  found = world.all_gather_strings(found)[0];
+  if (found.empty()) return std::nullopt;
+  VITRAIL_EXPECT(config.resume, ExitCode::usage, text(config.run_dir.string(), " holds a run already: ", found),
+                 "it would be overwritten", "Add --resume to go on with it, or name another --run-dir");
+  return found;
+}
+
+int train(MpiSession& session, int argc, char** argv) {
+  Settings settings;
+  Options options(kProgram, kManual);
+  add_options(options, settings);
+  (void)options.parse(argc, argv);
+  apply_run_options(options, settings.run, settings.texts);
+  const auto mpi = session.world();
+  const auto checked = make_checked_communicator(*mpi);
+  Communicator& world = settings.communicator == "checked" ? *checked : *mpi;
+  const RunConfig& config = settings.run;
+  if (settings.print_config) {
+    if (world.rank() == 0) options.print_config(std::cout);
+    return 0;
+  }
+  const Log log(kProgram, world.rank(), world.size());
+  const Stopwatch whole;
+
+  Dataset dataset = open_data(config);
+  const std::int64_t images = dataset.images();
+  const std::int64_t last_step = total_steps(config, images);
+  const auto checkpoint = find_checkpoint(config, world);
+  const auto device = make_cpu_device();
+  const auto ops = make_ops(config, world);
+  TrainState state(config, *device, *ops, world);
+  Trainer trainer(state, last_step);
+  if (checkpoint) {
+    const CheckpointReader reader(*checkpoint, true);
+    expect_same_numerics(options, reader.info().config, reader.path().string());
+    restore(state, reader);
+    log.info("resumed from ", reader.path().string());
+  }
+  report_start(log, session, state, dataset.name(), images, last_step);
+
+  const auto save = [&] {
+    const Stopwatch clock;
+    save_checkpoint(world, config.run_dir, {state.step, run_settings(options), layout_json(state.layout)},
+                    checkpoint_pieces(state), static_cast<int>(config.keep_last));
+    return clock.seconds();
+  };
+  const std::int64_t first_step = state.step;
+  const std::int64_t stop =
+      config.stop_after ? std::min(last_step, first_step + std::max<std::int64_t>(*config.stop_after, 0)) : last_step;
+  if (first_step >= last_step) {
+    log.info("nothing to do: all ", last_step, " steps are done");
+    return 0;
+  }
+
+  const Layout& layout = state.layout;
+  Loader loader(std::move(dataset),
+                {.share = {layout.batch, layout.leaf_images, layout.leaves_per_pass, layout.ranks, layout.rank},
+                 .order = Order::shuffled,
+                 .seed = static_cast<std::uint64_t>(config.seed),
+                 .augmentation = {config.shift, config.flip},
+                 .first_step = first_step,
+                 .end_step = stop});
+  const NextPass next_pass = [&](Activations& acts) { copy_block(loader.next(), acts); };
+  trainer.warm_up();
+  std::optional<MetricsFile> metrics_file;
+  if (world.rank() == 0) metrics_file.emplace(config.run_dir, first_step);
+  Progress progress(log, first_step, stop, layout.batch, world.rank() == 0);
+  Stopwatch training;
+  RunTotals totals;
+  while (state.step < stop) {
+    const Stopwatch one;
+    const StepReport report = trainer.step(next_pass);
+    const double wait_s = loader.take_wait_s();
+    totals.add(report, one.seconds(), wait_s);
+    if (metrics_file && (report.step % std::max<std::int64_t>(config.log_every, 1) == 0 || report.step == stop)) {
+      metrics_file->write(report, static_cast<double>(layout.batch) / one.seconds(), wait_s, whole.seconds());
+    }
+    progress.after(report);
+    if (config.save_every > 0 && report.step % config.save_every == 0 && report.step < stop) totals.save_s += save();
+  }
+  totals.train_s = training.seconds();
+  progress.finish();
+  totals.save_s += save();
+  report_end(log, config, state, totals, measure_gemm_peak(static_cast<int>(config.threads), world));
+  return 0;
+}
+
+}  // namespace
+}  // namespace vitrail
+
+int main(int argc, char** argv) {
+  using namespace vitrail;
+  if (wants_manual(argc, argv)) {
+    return run_guarded(kProgram, [&] {
+      Settings settings;
+      Options options(kProgram, kManual);
+      add_options(options, settings);
+      (void)options.parse(argc, argv);
+      return 0;
+    });
+  }
+  return run_ranks(argc, argv, kProgram, [&](MpiSession& session) { return train(session, argc, argv); });
+}
