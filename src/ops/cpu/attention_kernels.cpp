@@ -1,0 +1,190 @@
+#include "ops/cpu/attention_kernels.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "ops/cpu/workspace.hpp"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/cpu/attention_kernels.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "ops/cpu/small_gemm-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace vitrail::cpu::HWY_NAMESPACE {
+namespace {
+
+// Rows of packed matrices are padded to whole cache lines, a multiple of every vector length that we use.
+struct Packed {
+  std::int64_t tokens;  // padded length of a row of tokens
+  std::int64_t width;   // padded length of a row of channels
+};
+Packed packed(std::int64_t tokens, std::int64_t width) { return {aligned_floats(tokens), aligned_floats(width)}; }
+/// The part of a padded row that is computed.
+std::int64_t whole_vectors(std::int64_t n) { return (n + lanes() - 1) / lanes() * lanes(); }
+
+/// to [tokens, row] = from, padded with zeros.
+void pack_rows(const float* from, std::int64_t stride, std::int64_t tokens, std::int64_t n, float* to,
+               std::int64_t row) {
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+      hn::StoreU(load(from + t * stride + i, count), Floats(), to + t * row + i);
+    });
+  }
+}
+/// to [n, row] = the transpose of from, padded with zeros.
+void pack_columns(const float* from, std::int64_t stride, std::int64_t tokens, std::int64_t n, float* to,
+                  std::int64_t row) {
+  const std::int64_t end = whole_vectors(tokens);
+  for (std::int64_t i = 0; i < n; ++i) {
+    float* line = to + i * row;
+    for (std::int64_t t = 0; t < tokens; ++t) line[t] = from[t * stride + i];
+    for (std::int64_t t = tokens; t < end; ++t) line[t] = 0.0F;
+  }
+}
+/// to = scale * from, from packed to strided rows.
+void unpack_rows(const float* from, std::int64_t row, std::int64_t tokens, std::int64_t n, const float* scale,
+                 float* to, std::int64_t stride) {
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const Vector factor = set(scale != nullptr ? scale[t] : 1.0F);
+    for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+      store(hn::Mul(hn::LoadU(Floats(), from + t * row + i), factor), to + t * stride + i, count);
+    });
+  }
+}
+
+/// scores -> exp(scale * (score - largest)), not normalised; returns their sum and sets the log of the sum of exps.
+float exponentiate(float* scores, std::int64_t tokens, float scale, float& log_sum_exp) {
+  const Floats d;
+  constexpr float kLow = -std::numeric_limits<float>::infinity();
+  Vector high = set(kLow);
+  for_vectors(tokens, [&](std::int64_t i, std::int64_t count) { high = hn::Max(high, load(scores + i, count, kLow)); });
+  const float top = largest(high) * scale;
+  const Vector scales = set(scale);
+  const Vector tops = set(top);
+  Vector total = zero();
+  for_vectors(tokens, [&](std::int64_t i, std::int64_t count) {
+    Vector p = exp(hn::MulSub(load(scores + i, count), scales, tops));
+    if (count < lanes()) p = hn::IfThenElseZero(hn::FirstN(d, static_cast<std::size_t>(count)), p);
+    hn::StoreU(p, d, scores + i);  // the row is padded
+    total = hn::Add(total, p);
+  });
+  const float all = sum(total);
+  log_sum_exp = top + std::log(all);
+  return all;
+}
+
+void Forward(const AttentionHead& a) {
+  const Packed pad = packed(a.tokens, a.width);
+  const std::int64_t tokens = whole_vectors(a.tokens);
+  const std::int64_t width = whole_vectors(a.width);
+  float* const keys = a.scratch;
+  float* const values = keys + a.width * pad.tokens;
+  float* const scores = values + a.tokens * pad.width;
+  float* const mixed = scores + kQueryBlock * pad.tokens;
+  pack_columns(a.k, a.stride, a.tokens, a.width, keys, pad.tokens);
+  pack_rows(a.v, a.stride, a.tokens, a.width, values, pad.width);
+  const float scale = 1.0F / std::sqrt(static_cast<float>(a.width));
+  for (std::int64_t first = 0; first < a.tokens; first += kQueryBlock) {
+    const std::int64_t rows = std::min(kQueryBlock, a.tokens - first);
+    small_gemm(
+        {rows, tokens, a.width, a.q + first * a.stride, a.stride, 1, keys, pad.tokens, scores, pad.tokens, false});
+    float inverse[kQueryBlock];
+    for (std::int64_t row = 0; row < rows; ++row)
+      inverse[row] = 1.0F / exponentiate(scores + row * pad.tokens, a.tokens, scale, a.log_sum_exp[first + row]);
+    small_gemm({rows, width, a.tokens, scores, pad.tokens, 1, values, pad.width, mixed, pad.width, false});
+    unpack_rows(mixed, pad.width, rows, a.width, inverse, a.out + first * a.stride, a.stride);
+  }
+}
+
+/// probabilities = exp(scale * score - log_sum_exp); dscores = probabilities * (dprobabilities - delta) * scale.
+void score_gradients(float* scores, float* dprobabilities, std::int64_t tokens, float scale, float log_sum_exp,
+                     float delta) {
+  const Floats d;
+  const Vector scales = set(scale);
+  const Vector logs = set(log_sum_exp);
+  const Vector deltas = set(delta);
+  for (std::int64_t i = 0; i < tokens; i += lanes()) {  // padded: what stands past the end is not used
+    const Vector p = exp(hn::MulSub(hn::LoadU(d, scores + i), scales, logs));
+    const Vector away = hn::Sub(hn::LoadU(d, dprobabilities + i), deltas);
+    hn::StoreU(p, d, scores + i);
+    hn::StoreU(hn::Mul(hn::Mul(p, away), scales), d, dprobabilities + i);
+  }
+}
+
+float dot(const float* x, const float* y, std::int64_t n) {
+  Vector total = zero();
+  for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+    total = hn::MulAdd(load(x + i, count), load(y + i, count), total);
+  });
+  return sum(total);
+}
+
+void Backward(const AttentionHeadBackward& a) {
+  const Packed pad = packed(a.tokens, a.width);
+  const std::int64_t tokens = whole_vectors(a.tokens);
+  const std::int64_t width = whole_vectors(a.width);
+  float* place = a.scratch;
+  const auto take = [&](std::int64_t count) { return std::exchange(place, place + count); };
+  float* const key_columns = take(a.width * pad.tokens);
+  float* const value_columns = take(a.width * pad.tokens);
+  float* const keys = take(a.tokens * pad.width);
+  float* const queries = take(a.tokens * pad.width);
+  float* const douts = take(a.tokens * pad.width);
+  float* const dkeys = take(a.tokens * pad.width);
+  float* const dvalues = take(a.tokens * pad.width);
+  float* const scores = take(kQueryBlock * pad.tokens);
+  float* const dscores = take(kQueryBlock * pad.tokens);
+  float* const dqueries = take(kQueryBlock * pad.width);
+  pack_columns(a.k, a.stride, a.tokens, a.width, key_columns, pad.tokens);
+  pack_columns(a.v, a.stride, a.tokens, a.width, value_columns, pad.tokens);
+  pack_rows(a.k, a.stride, a.tokens, a.width, keys, pad.width);
+  pack_rows(a.q, a.stride, a.tokens, a.width, queries, pad.width);
+  pack_rows(a.dout, a.stride, a.tokens, a.width, douts, pad.width);
+  const float scale = 1.0F / std::sqrt(static_cast<float>(a.width));
+  for (std::int64_t first = 0; first < a.tokens; first += kQueryBlock) {
+    const std::int64_t rows = std::min(kQueryBlock, a.tokens - first);
+    const float* const q = queries + first * pad.width;
+    const float* const dout = douts + first * pad.width;
+    small_gemm({rows, tokens, a.width, q, pad.width, 1, key_columns, pad.tokens, scores, pad.tokens, false});
+    small_gemm({rows, tokens, a.width, dout, pad.width, 1, value_columns, pad.tokens, dscores, pad.tokens, false});
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const float delta = dot(dout + row * pad.width, a.out + (first + row) * a.stride, a.width);
+      score_gradients(scores + row * pad.tokens, dscores + row * pad.tokens, a.tokens, scale,
+                      a.log_sum_exp[first + row], delta);
+    }
+    small_gemm({rows, width, a.tokens, dscores, pad.tokens, 1, keys, pad.width, dqueries, pad.width, false});
+    unpack_rows(dqueries, pad.width, rows, a.width, nullptr, a.dq + first * a.stride, a.stride);
+    const bool add = first > 0;
+    small_gemm({a.tokens, width, rows, scores, 1, pad.tokens, dout, pad.width, dvalues, pad.width, add});
+    small_gemm({a.tokens, width, rows, dscores, 1, pad.tokens, q, pad.width, dkeys, pad.width, add});
+  }
+  unpack_rows(dkeys, pad.width, a.tokens, a.width, nullptr, a.dk, a.stride);
+  unpack_rows(dvalues, pad.width, a.tokens, a.width, nullptr, a.dv, a.stride);
+}
+
+}  // namespace
+}  // namespace vitrail::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace vitrail::cpu {
+
+HWY_EXPORT(Forward);
+HWY_EXPORT(Backward);
+
+void attention_head(const AttentionHead& a) { HWY_DYNAMIC_DISPATCH(Forward)(a); }
+void attention_head_backward(const AttentionHeadBackward& a) { HWY_DYNAMIC_DISPATCH(Backward)(a); }
+
+std::int64_t attention_scratch(std::int64_t tokens, std::int64_t width) {
+  const std::int64_t token_row = aligned_floats(tokens);
+  const std::int64_t width_row = aligned_floats(width);
+  return 2 * width * token_row + 5 * tokens * width_row + 2 * kQueryBlock * token_row + kQueryBlock * width_row;
+}
+
+}  // namespace vitrail::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,65 @@
+#include "ops/cpu/cpu_isa.hpp"
+
+#include <array>
+#include <cstdint>
+
+#include <hwy/highway.h>
+#include <oneapi/dnnl/dnnl.h>
+
+#include "base/error.hpp"
+
+namespace vitrail {
+
+namespace {
+
+struct Level {
+  std::string_view name;
+  std::int64_t targets;  // of Highway: all that may be used at this level
+  dnnl_cpu_isa_t isa;    // of oneDNN: the highest
+};
+
+#if HWY_ARCH_X86
+// A Highway target has a lower bit than those that it includes; the plain one is not optional.
+constexpr std::int64_t kPlain = HWY_EMU128 | HWY_SCALAR;
+constexpr std::int64_t kSse4 = kPlain | HWY_SSSE3 | HWY_SSE4;
+constexpr std::int64_t kAvx2 = kSse4 | HWY_AVX2;
+constexpr std::array<Level, 4> kLevels{{{"plain", kPlain, dnnl_cpu_isa_sse41},
+                                        {"sse4", kSse4, dnnl_cpu_isa_sse41},
+                                        {"avx2", kAvx2, dnnl_cpu_isa_avx2},
+                                        {"avx512", kAvx2 | HWY_AVX3, dnnl_cpu_isa_avx512_core}}};
+bool highway_reaches(std::size_t level) {
+  constexpr std::array<std::int64_t, 4> kNeeds{0, HWY_SSE4, HWY_AVX2, HWY_AVX3};
+  return (hwy::SupportedTargets() & kNeeds[level]) == kNeeds[level];
+}
+#else
+constexpr std::array<Level, 1> kLevels{{{"plain", ~std::int64_t{0}, dnnl_cpu_isa_all}}};
+bool highway_reaches(std::size_t) { return true; }
+#endif
+
+}  // namespace
+
+int cpu_isa_level() {
+  std::size_t level = kLevels.size() - 1;
+  // oneDNN is not asked: its first answer would fix its level. It needs the same features of the machine.
+  while (level > 0 && !highway_reaches(level)) --level;
+  return static_cast<int>(level);
+}
+
+std::string_view cpu_isa_name(int level) { return kLevels.at(static_cast<std::size_t>(level)).name; }
+
+void pin_cpu_isa(int level) {
+  const int best = cpu_isa_level();
+  VITRAIL_EXPECT(level >= 0 && level <= best, ExitCode::usage,
+                 text("instruction set level ", level, " was asked for, this machine has ", best),
+                 "the cpu back end cannot use instructions that the machine has not got", "");
+  const Level& chosen = kLevels[static_cast<std::size_t>(level)];
+  const dnnl_status_t rc = dnnl_set_max_cpu_isa(chosen.isa);
+  VITRAIL_EXPECT(rc == dnnl_success || dnnl_get_effective_cpu_isa() == chosen.isa, ExitCode::usage,
+                 text("oneDNN refuses to use at most ", chosen.name, ", status ", static_cast<int>(rc)),
+                 "it must be told before its first use", "This is a bug: pin the instruction set before make_cpu_ops");
+  hwy::SetSupportedTargetsForTest(0);
+  hwy::SetSupportedTargetsForTest(hwy::SupportedTargets() & chosen.targets);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+}
+
+}  // namespace vitrail

@@ -1,0 +1,16 @@
+#include "ops/cpu/cpu_ops.hpp"
+
+#include "base/error.hpp"
+
+namespace vitrail {
+
+namespace cpu {
+CpuOps::CpuOps(int threads) : threads_(threads) {
+  VITRAIL_EXPECT(threads >= 1, ExitCode::usage, text("the cpu back end was asked to use ", threads, " threads"),
+                 "it needs at least one", "Try --threads 1");
+}
+}  // namespace cpu
+
+std::unique_ptr<Ops> make_cpu_ops(int threads) { return std::make_unique<cpu::CpuOps>(threads); }
+
+}  // namespace vitrail

@@ -1,0 +1,27 @@
+#pragma once
+// The f32 back end for CPUs. Work is cut in units by shapes alone (ops/cpu/parallel.hpp), and every product with
+// weights is a single-threaded one on a panel of rows of one leaf and expert (ops/cpu/gemm.hpp): bits depend neither on
+// the number of leaves or experts in a call nor on the number of threads, only on the instruction set and the build.
+
+#include "ops/cpu/workspace.hpp"
+#include "ops/ops.hpp"
+
+namespace vitrail::cpu {
+
+class CpuOps final : public Ops {
+ public:
+  explicit CpuOps(int threads);
+  [[nodiscard]] std::string_view name() const noexcept override { return "cpu"; }
+  [[nodiscard]] Dtype real() const noexcept override { return Dtype::f32; }
+  void seal() override { workspace_.seal(); }
+
+#define VITRAIL_CPU_VERB(verb, Arguments) void run(const Arguments& a) override;
+  VITRAIL_VERBS(VITRAIL_CPU_VERB)
+#undef VITRAIL_CPU_VERB
+
+ private:
+  int threads_;
+  Workspace workspace_;
+};
+
+}  // namespace vitrail::cpu

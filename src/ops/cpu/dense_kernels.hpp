@@ -1,0 +1,50 @@
+#pragma once
+// Vector kernels of the dense layers, on runs of rows. Single-threaded; compiled for several instruction sets and
+// chosen at run time (Highway). None writes past its last element; y may be x (or what is said), nothing else overlaps.
+
+#include <cstdint>
+
+namespace vitrail::cpu {
+
+/// y[r] = bias + residual[r]; either may be left out (nullptr), then it counts as 0. y may be residual.
+void start_rows(const float* bias, const float* residual, float* y, std::int64_t rows, std::int64_t n);
+/// u[r] += bias; h = gelu(u).
+void bias_gelu(const float* bias, float* u, float* h, std::int64_t rows, std::int64_t n);
+/// On entry du holds d loss / d h. h = gelu(u); du *= gelu'(u).
+void gelu_backward(const float* u, float* h, float* du, std::int64_t n);
+/// sums[c] = sum over the rows of x[r * stride + c], c = 0 .. n-1, rows ascending.
+void column_sums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums);
+/// y += x
+void add_into(const float* x, float* y, std::int64_t n);
+void tanh_run(const float* x, float* y, std::int64_t n);
+/// dx = dy (1 - y^2); dx may be dy.
+void tanh_run_backward(const float* dy, const float* y, float* dx, std::int64_t n);
+
+/// One run of rows of a LayerNorm, eps = 1e-6.
+struct LayernormRows {
+  const float* x;      // [rows n]
+  const float* scale;  // [n]
+  const float* bias;   // [n]
+  float* y;            // [rows n]
+  float* mean;         // [rows]
+  float* rstd;         // [rows]
+  std::int64_t rows;
+  std::int64_t n;
+};
+void layernorm_rows(const LayernormRows& a);
+struct LayernormRowsBackward {
+  const float* dy;
+  const float* x;
+  const float* scale;
+  const float* mean;
+  const float* rstd;
+  const float* dresidual;  // or nullptr; may be dx
+  float* dx;               // may be dy
+  float* dscale;           // [n], overwritten: the sum over these rows
+  float* dbias;            // [n]
+  std::int64_t rows;
+  std::int64_t n;
+};
+void layernorm_rows_backward(const LayernormRowsBackward& a);
+
+}  // namespace vitrail::cpu

@@ -1,0 +1,160 @@
+// Linear layers, MLPs and the projections of the attention.
+
+#include <array>
+
+#include "ops/cpu/cpu_ops.hpp"
+#include "ops/cpu/dense_kernels.hpp"
+#include "ops/cpu/gemm.hpp"
+#include "ops/cpu/parallel.hpp"
+#include "ops/cpu/weight_gradient.hpp"
+
+namespace vitrail::cpu {
+
+namespace {
+
+/// The panels of all blocks: unit = (leaf * E + expert) * panels + panel.
+struct Panels {
+  std::int64_t blocks;
+  std::int64_t experts;
+  Cut cut;
+  [[nodiscard]] std::int64_t units() const { return blocks * cut.pieces(); }
+  /// The panel's first row, counted over the whole tensor.
+  [[nodiscard]] std::int64_t first(std::int64_t unit) const {
+    return unit / cut.pieces() * cut.count + cut.begin(unit % cut.pieces());
+  }
+  [[nodiscard]] std::int64_t rows(std::int64_t unit) const { return cut.length(unit % cut.pieces()); }
+  [[nodiscard]] std::int64_t expert(std::int64_t unit) const { return unit / cut.pieces() % experts; }
+};
+
+/// Element `offset` of a tensor, nullptr if it was left out.
+const float* at(const ConstTensor& tensor, std::int64_t offset) {
+  return tensor ? tensor.as<float>() + offset : nullptr;
+}
+
+}  // namespace
+
+void CpuOps::run(const LinearForward& a) {
+  const std::int64_t in = a.x.shape[3];
+  const std::int64_t out = a.w.shape[2];
+  const Panels panels{a.x.shape[0] * a.x.shape[1], a.x.shape[1], row_panels(a.x.shape[2], in * out)};
+  const float* const x = a.x.as<float>();
+  const float* const w = a.w.as<float>();
+  float* const y = a.y.as<float>();
+  for_each_unit(threads_, panels.units(), [&](std::int64_t unit, int) {
+    const std::int64_t first = panels.first(unit);
+    const std::int64_t rows = panels.rows(unit);
+    const std::int64_t expert = panels.expert(unit);
+    const bool starts = a.b || a.residual;
+    if (starts) start_rows(at(a.b, expert * out), at(a.residual, first * out), y + first * out, rows, out);
+    gemm(rows, out, in, {x + first * in, in}, {w + expert * in * out, out}, starts ? Into::add : Into::overwrite,
+         y + first * out, out);
+  });
+}
+
+void CpuOps::run(const LinearBackward& a) {
+  const std::int64_t in = a.x.shape[3];
+  const std::int64_t out = a.w.shape[2];
+  const Panels panels{a.x.shape[0] * a.x.shape[1], a.x.shape[1], row_panels(a.x.shape[2], in * out)};
+  const float* const dy = a.dy.as<float>();
+  const float* const w = a.w.as<float>();
+  if (a.dx) {
+    float* const dx = a.dx.as<float>();
+    for_each_unit(threads_, panels.units(), [&](std::int64_t unit, int) {
+      const std::int64_t first = panels.first(unit);
+      const std::int64_t rows = panels.rows(unit);
+      if (a.dresidual) start_rows(nullptr, at(a.dresidual, first * in), dx + first * in, rows, in);
+      gemm(rows, in, out, {dy + first * out, out}, {w + panels.expert(unit) * in * out, out, true},
+           a.dresidual ? Into::add : Into::overwrite, dx + first * in, in);
+    });
+  }
+  const WeightGradient job{a.x.as<float>(), dy, a.dw.as<float>(), a.db ? a.db.as<float>() : nullptr};
+  weight_gradients({&job, 1}, {a.x.shape[0], a.x.shape[1], a.x.shape[2], in, out}, threads_, workspace_);
+}
+
+void CpuOps::run(const MlpForward& a) {
+  const std::int64_t width = a.w1.shape[1];
+  const std::int64_t hidden = a.w1.shape[2];
+  const std::int64_t weights = width * hidden;
+  const Panels panels{a.x.shape[0] * a.x.shape[1], a.x.shape[1], row_panels(a.x.shape[2], weights)};
+  const float* const x = a.x.as<float>();
+  float* const y = a.y.as<float>();
+  // h lives in a panel of each thread: it stays in cache and is not written to memory.
+  const std::int64_t panel = aligned_floats(panels.cut.piece * hidden);
+  float* const hs = workspace_.floats(threads_ * panel);
+  for_each_unit(threads_, panels.units(), [&](std::int64_t unit, int thread) {
+    const std::int64_t first = panels.first(unit);
+    const std::int64_t rows = panels.rows(unit);
+    const std::int64_t expert = panels.expert(unit);
+    float* const u = a.u.as<float>() + first * hidden;
+    float* const h = hs + thread * panel;
+    gemm(rows, hidden, width, {x + first * width, width}, {at(a.w1, expert * weights), hidden}, Into::overwrite, u,
+         hidden);
+    bias_gelu(at(a.b1, expert * hidden), u, h, rows, hidden);
+    start_rows(at(a.b2, expert * width), at(a.residual, first * width), y + first * width, rows, width);
+    gemm(rows, width, hidden, {h, hidden}, {at(a.w2, expert * weights), width}, Into::add, y + first * width, width);
+  });
+}
+
+void CpuOps::run(const MlpBackward& a) {
+  const std::int64_t width = a.w1.shape[1];
+  const std::int64_t hidden = a.w1.shape[2];
+  const std::int64_t weights = width * hidden;
+  const Panels panels{a.x.shape[0] * a.x.shape[1], a.x.shape[1], row_panels(a.x.shape[2], weights)};
+  const float* const dy = a.dy.as<float>();
+  for_each_unit(threads_, panels.units(), [&](std::int64_t unit, int) {
+    const std::int64_t first = panels.first(unit);
+    const std::int64_t rows = panels.rows(unit);
+    const std::int64_t expert = panels.expert(unit);
+    float* const du = a.du.as<float>() + first * hidden;
+    gemm(rows, hidden, width, {dy + first * width, width}, {at(a.w2, expert * weights), width, true}, Into::overwrite,
+         du, hidden);
+    gelu_backward(at(a.u, first * hidden), a.h.as<float>() + first * hidden, du, rows * hidden);
+    gemm(rows, width, hidden, {du, hidden}, {at(a.w1, expert * weights), hidden, true}, Into::overwrite,
+         a.dx.as<float>() + first * width, width);
+  });
+  const WeightGradientShape shape{a.x.shape[0], a.x.shape[1], a.x.shape[2], width, hidden};
+  const WeightGradient first{a.x.as<float>(), a.du.as<float>(), a.dw1.as<float>(), a.db1.as<float>()};
+  weight_gradients({&first, 1}, shape, threads_, workspace_);
+  const WeightGradient second{a.h.as<float>(), dy, a.dw2.as<float>(), a.db2.as<float>()};
+  weight_gradients({&second, 1}, {shape.leaves, shape.experts, shape.rows, hidden, width}, threads_, workspace_);
+}
+
+void CpuOps::run(const QkvForward& a) {
+  const std::int64_t in = a.wq.shape[0];
+  const std::int64_t out = a.wq.shape[1];
+  const Panels panels{a.x.shape[0], 1, row_panels(a.x.shape[1], in * out)};
+  const std::array<const float*, 3> w{a.wq.as<float>(), a.wk.as<float>(), a.wv.as<float>()};
+  const std::array<const float*, 3> b{a.bq.as<float>(), a.bk.as<float>(), a.bv.as<float>()};
+  const std::array<float*, 3> y{a.q.as<float>(), a.k.as<float>(), a.v.as<float>()};
+  for_each_unit(threads_, panels.units(), [&](std::int64_t unit, int) {
+    const std::int64_t first = panels.first(unit);
+    const std::int64_t rows = panels.rows(unit);
+    for (std::size_t i = 0; i < 3; ++i) {
+      start_rows(b[i], nullptr, y[i] + first * out, rows, out);
+      gemm(rows, out, in, {at(a.x, first * in), in}, {w[i], out}, Into::add, y[i] + first * out, out);
+    }
+  });
+}
+
+void CpuOps::run(const QkvBackward& a) {
+  const std::int64_t in = a.wq.shape[0];
+  const std::int64_t out = a.wq.shape[1];
+  const Panels panels{a.x.shape[0], 1, row_panels(a.x.shape[1], in * out)};
+  const std::array<const float*, 3> w{a.wq.as<float>(), a.wk.as<float>(), a.wv.as<float>()};
+  const std::array<const float*, 3> dy{a.dq.as<float>(), a.dk.as<float>(), a.dv.as<float>()};
+  float* const dx = a.dx.as<float>();
+  for_each_unit(threads_, panels.units(), [&](std::int64_t unit, int) {
+    const std::int64_t first = panels.first(unit);
+    for (std::size_t i = 0; i < 3; ++i) {
+      gemm(panels.rows(unit), in, out, {dy[i] + first * out, out}, {w[i], out, true},
+           i == 0 ? Into::overwrite : Into::add, dx + first * in, in);
+    }
+  });
+  const float* const x = a.x.as<float>();
+  const std::array<WeightGradient, 3> jobs{{{x, dy[0], a.dwq.as<float>(), a.dbq.as<float>()},
+                                            {x, dy[1], a.dwk.as<float>(), a.dbk.as<float>()},
+                                            {x, dy[2], a.dwv.as<float>(), a.dbv.as<float>()}}};
+  weight_gradients(jobs, {a.x.shape[0], 1, a.x.shape[1], in, out}, threads_, workspace_);
+}
+
+}  // namespace vitrail::cpu

@@ -1,0 +1,46 @@
+#pragma once
+// Single-threaded f32 matrix products (oneDNN), and the fixed cuts by which larger ones are spread over threads.
+
+#include <algorithm>
+#include <cstdint>
+
+namespace vitrail::cpu {
+
+/// A row-major matrix operand: `stride` elements from one stored row to the next; `transposed` if the product uses its
+/// transpose.
+struct Operand {
+  const float* data;
+  std::int64_t stride;
+  bool transposed = false;
+};
+
+enum class Into : bool { overwrite, add };
+
+/// c (m x n, row stride `stride`) = or += a (m x k) b (k x n). Call it inside for_each_unit: there it uses one thread.
+/// An empty sum (k = 0) is 0. Internally row-major with row strides, as oneDNN's dnnl_sgemm.
+void gemm(std::int64_t m, std::int64_t n, std::int64_t k, Operand a, Operand b, Into into, float* c,
+          std::int64_t stride);
+
+/// A count cut in equal pieces (the last one may be shorter).
+struct Cut {
+  std::int64_t count;  ///< of elements
+  std::int64_t piece;  ///< elements of a piece
+  [[nodiscard]] std::int64_t pieces() const { return (count + piece - 1) / piece; }
+  [[nodiscard]] std::int64_t begin(std::int64_t i) const { return i * piece; }
+  [[nodiscard]] std::int64_t length(std::int64_t i) const { return std::min(piece, count - i * piece); }
+};
+
+/// `count` cut in the smallest number of about equal pieces that have at most `most` elements, multiples of 8.
+inline Cut cut_evenly(std::int64_t count, std::int64_t most) {
+  const std::int64_t pieces = std::max<std::int64_t>(1, (count + most - 1) / most);
+  return {count, std::max<std::int64_t>(8, ((count + pieces - 1) / pieces + 7) / 8 * 8)};
+}
+
+/// The rows of one (leaf, expert) block cut in panels, the unit of work of every product with a weight matrix of
+/// `weights` elements: a panel must be tall enough to pay for packing the weights, and low enough that it stays in
+/// cache and there is work for all threads. Depends on the shapes alone.
+inline Cut row_panels(std::int64_t rows, std::int64_t weights) {
+  return cut_evenly(rows, std::clamp<std::int64_t>(weights / 2048, 128, 512));
+}
+
+}  // namespace vitrail::cpu

@@ -1,0 +1,44 @@
+#pragma once
+// The one way in which this back end uses several threads: numbered units of work whose cut depends on shapes alone,
+// handed to whichever thread is free. So no bit depends on the number of threads.
+
+#include <algorithm>
+#include <cstdint>
+#include <exception>
+
+#include <omp.h>
+
+namespace vitrail::cpu {
+
+/// Calls body(unit, thread) for unit = 0 .. units-1, thread in 0 .. threads-1. Inside, oneDNN runs single-threaded: a
+/// unit's bits must not depend on the size of the team. An exception reaches the caller after the last unit.
+template <class Body>
+void for_each_unit(int threads, std::int64_t units, const Body& body) {
+  if (units <= 0) return;
+  const int team = static_cast<int>(std::min<std::int64_t>(threads, units));
+  std::exception_ptr failure;
+#pragma omp parallel num_threads(team)
+  {
+    omp_set_num_threads(1);  // of this implicit task only
+    const int thread = omp_get_thread_num();
+#pragma omp for schedule(dynamic, 1)
+    for (std::int64_t unit = 0; unit < units; ++unit) {
+      try {
+        body(unit, thread);
+      } catch (...) {
+#pragma omp critical(vitrail_for_each_unit)
+        failure = std::current_exception();
+      }
+    }
+  }
+  if (failure) std::rethrow_exception(failure);
+}
+
+/// The same over pieces [begin, end) of 0 .. count-1, `piece` elements each.
+template <class Body>
+void for_each_piece(int threads, std::int64_t count, std::int64_t piece, const Body& body) {
+  for_each_unit(threads, (count + piece - 1) / piece,
+                [&](std::int64_t unit, int) { body(unit * piece, std::min(count, (unit + 1) * piece)); });
+}
+
+}  // namespace vitrail::cpu

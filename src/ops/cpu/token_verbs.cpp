@@ -1,0 +1,195 @@
+// Images, tokens, LayerNorm, attention and the elementwise layers.
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "ops/cpu/attention_kernels.hpp"
+#include "ops/cpu/cpu_ops.hpp"
+#include "ops/cpu/dense_kernels.hpp"
+#include "ops/cpu/gemm.hpp"
+#include "ops/cpu/parallel.hpp"
+#include "ops/cpu/weight_gradient.hpp"
+
+namespace vitrail::cpu {
+
+namespace {
+constexpr std::int64_t kElements = 1 << 14;  // of a unit of elementwise work
+constexpr std::int64_t kNormRows = 128;      // of a unit of LayerNorm, the same in every leaf
+
+/// Rows of a unit when each costs `n` elements.
+std::int64_t rows_of_unit(std::int64_t n) {
+  return std::max<std::int64_t>(1, kElements / std::max<std::int64_t>(1, n));
+}
+}  // namespace
+
+void CpuOps::run(const NormalizeImages& a) {
+  const std::uint8_t* const images = a.images.as<std::uint8_t>();
+  float* const y = a.y.as<float>();
+  std::array<float, 256> levels{};
+  for (std::size_t i = 0; i < levels.size(); ++i) levels[i] = static_cast<float>(i) / 255.0F * 2.0F - 1.0F;
+  for_each_piece(threads_, a.y.elements(), kElements, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) y[i] = levels[images[i]];
+  });
+}
+
+void CpuOps::run(const PatchesForward& a) {
+  const std::int64_t height = a.images.shape[1];
+  const std::int64_t width = a.images.shape[2];
+  const std::int64_t channels = a.images.shape[3];
+  const std::int64_t down = height / a.patch_rows;
+  const std::int64_t across = width / a.patch_columns;
+  const std::int64_t run = a.patch_columns * channels;  // contiguous in both
+  const float* const images = a.images.as<float>();
+  float* const patches = a.patches.as<float>();
+  for_each_unit(threads_, a.images.shape[0], [&](std::int64_t image, int) {
+    float* to = patches + image * down * across * a.patch_rows * run;
+    for (std::int64_t patch = 0; patch < down * across; ++patch) {
+      const std::int64_t top = patch / across * a.patch_rows;
+      const std::int64_t left = patch % across * a.patch_columns;
+      for (std::int64_t row = 0; row < a.patch_rows; ++row, to += run)
+        std::copy_n(images + ((image * height + top + row) * width + left) * channels, run, to);
+    }
+  });
+}
+
+void CpuOps::run(const EmbedTokensForward& a) {
+  const std::int64_t images = a.x.shape[0] * a.x.shape[1];
+  const std::int64_t tokens = a.x.shape[2];
+  const std::int64_t n = a.x.shape[3];
+  const std::int64_t classes = a.class_token ? 1 : 0;
+  for_each_unit(threads_, images, [&](std::int64_t image, int) {
+    const float* const positions = a.positions ? a.positions.as<float>() : nullptr;
+    float* const x = a.x.as<float>() + image * tokens * n;
+    if (classes == 1) start_rows(a.class_token.as<float>(), positions, x, 1, n);
+    const std::int64_t patches = tokens - classes;
+    const float* const from = a.patches.as<float>() + image * patches * n;
+    // A whole image as one row: the positions are its bias.
+    start_rows(positions != nullptr ? positions + classes * n : nullptr, from, x + classes * n, 1, patches * n);
+  });
+}
+
+void CpuOps::run(const EmbedTokensBackward& a) {
+  const std::int64_t leaves = a.dx.shape[0];
+  const std::int64_t images = a.dx.shape[1];
+  const std::int64_t tokens = a.dx.shape[2];
+  const std::int64_t n = a.dx.shape[3];
+  const std::int64_t classes = a.dclass_token ? 1 : 0;
+  const float* const dx = a.dx.as<float>();
+  float* const dpatches = a.dpatches.as<float>();
+  for_each_unit(threads_, leaves * images, [&](std::int64_t image, int) {
+    std::copy_n(dx + (image * tokens + classes) * n, (tokens - classes) * n, dpatches + image * (tokens - classes) * n);
+  });
+  if (!a.dclass_token && !a.dpositions) return;
+  const std::int64_t columns = a.dpositions ? tokens * n : n;  // the class token alone is token 0
+  const std::int64_t stride = aligned_floats(columns);
+  float* const partials = workspace_.floats(leaves * stride);
+  constexpr std::int64_t kColumns = 1024;
+  const std::int64_t cuts = (columns + kColumns - 1) / kColumns;
+  for_each_unit(threads_, leaves * cuts, [&](std::int64_t unit, int) {
+    const std::int64_t leaf = unit / cuts;
+    const std::int64_t begin = unit % cuts * kColumns;
+    column_sums(dx + leaf * images * tokens * n + begin, tokens * n, images, std::min(kColumns, columns - begin),
+                partials + leaf * stride + begin);
+  });
+  std::array<PartialSum, 1> sum{{{partials, stride, columns, nullptr}}};
+  sum[0].out = a.dpositions ? a.dpositions.as<float>() : a.dclass_token.as<float>();
+  tree_sums(sum, leaves, 1, threads_);
+  if (a.dpositions && a.dclass_token) std::copy_n(sum[0].out, n, a.dclass_token.as<float>());
+}
+
+void CpuOps::run(const LayernormForward& a) {
+  const std::int64_t n = a.x.shape[2];
+  const std::int64_t rows = a.x.shape[0] * a.x.shape[1];
+  for_each_piece(threads_, rows, kNormRows, [&](std::int64_t begin, std::int64_t end) {
+    layernorm_rows({a.x.as<float>() + begin * n, a.scale.as<float>(), a.bias.as<float>(), a.y.as<float>() + begin * n,
+                    a.mean.as<float>() + begin, a.rstd.as<float>() + begin, end - begin, n});
+  });
+}
+
+void CpuOps::run(const LayernormBackward& a) {
+  const std::int64_t leaves = a.x.shape[0];
+  const std::int64_t rows = a.x.shape[1];
+  const std::int64_t n = a.x.shape[2];
+  const Cut cut{rows, kNormRows};
+  const std::int64_t pieces = std::max<std::int64_t>(1, cut.pieces());
+  const std::int64_t stride = aligned_floats(n);
+  float* const partials = workspace_.floats(2 * leaves * pieces * stride);
+  for_each_unit(threads_, leaves * pieces, [&](std::int64_t unit, int) {
+    const std::int64_t first = unit / pieces * rows + cut.begin(unit % pieces);
+    layernorm_rows_backward({a.dy.as<float>() + first * n, a.x.as<float>() + first * n, a.scale.as<float>(),
+                             a.mean.as<float>() + first, a.rstd.as<float>() + first,
+                             a.dresidual ? a.dresidual.as<float>() + first * n : nullptr, a.dx.as<float>() + first * n,
+                             partials + 2 * unit * stride, partials + (2 * unit + 1) * stride,
+                             cut.length(unit % pieces), n});
+  });
+  const std::array<PartialSum, 2> sums{
+      {{partials, 2 * stride, n, a.dscale.as<float>()}, {partials + stride, 2 * stride, n, a.dbias.as<float>()}}};
+  tree_sums(sums, leaves, pieces, threads_);
+}
+
+void CpuOps::run(const AttentionForward& a) {
+  const std::int64_t images = a.q.shape[0] * a.q.shape[1];
+  const std::int64_t tokens = a.q.shape[2];
+  const std::int64_t heads = a.q.shape[3];
+  const std::int64_t width = a.q.shape[4];
+  const std::int64_t stride = heads * width;
+  const std::int64_t scratch = attention_scratch(tokens, width);
+  float* const scratches = workspace_.floats(threads_ * scratch);
+  for_each_unit(threads_, images * heads, [&](std::int64_t unit, int thread) {
+    const std::int64_t first = unit / heads * tokens * stride + unit % heads * width;
+    attention_head({a.q.as<float>() + first, a.k.as<float>() + first, a.v.as<float>() + first,
+                    a.out.as<float>() + first, a.log_sum_exp.as<float>() + unit * tokens, tokens, width, stride,
+                    scratches + thread * scratch});
+  });
+}
+
+void CpuOps::run(const AttentionBackward& a) {
+  const std::int64_t images = a.q.shape[0] * a.q.shape[1];
+  const std::int64_t tokens = a.q.shape[2];
+  const std::int64_t heads = a.q.shape[3];
+  const std::int64_t width = a.q.shape[4];
+  const std::int64_t stride = heads * width;
+  const std::int64_t scratch = attention_scratch(tokens, width);
+  float* const scratches = workspace_.floats(threads_ * scratch);
+  for_each_unit(threads_, images * heads, [&](std::int64_t unit, int thread) {
+    const std::int64_t first = unit / heads * tokens * stride + unit % heads * width;
+    attention_head_backward(
+        {a.dout.as<float>() + first, a.q.as<float>() + first, a.k.as<float>() + first, a.v.as<float>() + first,
+         a.out.as<float>() + first, a.log_sum_exp.as<float>() + unit * tokens, a.dq.as<float>() + first,
+         a.dk.as<float>() + first, a.dv.as<float>() + first, tokens, width, stride, scratches + thread * scratch});
+  });
+}
+
+void CpuOps::run(const TakeTokenForward& a) {
+  const std::int64_t tokens = a.x.shape[1];
+  const std::int64_t n = a.x.shape[2];
+  for_each_piece(threads_, a.x.shape[0], rows_of_unit(n), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i)
+      std::copy_n(a.x.as<float>() + i * tokens * n, n, a.y.as<float>() + i * n);
+  });
+}
+
+void CpuOps::run(const TakeTokenBackward& a) {
+  const std::int64_t tokens = a.dx.shape[1];
+  const std::int64_t n = a.dx.shape[2];
+  for_each_unit(threads_, a.dx.shape[0], [&](std::int64_t image, int) {
+    float* const dx = a.dx.as<float>() + image * tokens * n;
+    std::copy_n(a.dy.as<float>() + image * n, n, dx);
+    std::fill_n(dx + n, (tokens - 1) * n, 0.0F);
+  });
+}
+
+void CpuOps::run(const TanhForward& a) {
+  for_each_piece(threads_, a.x.elements(), kElements, [&](std::int64_t begin, std::int64_t end) {
+    tanh_run(a.x.as<float>() + begin, a.y.as<float>() + begin, end - begin);
+  });
+}
+
+void CpuOps::run(const TanhBackward& a) {
+  for_each_piece(threads_, a.y.elements(), kElements, [&](std::int64_t begin, std::int64_t end) {
+    tanh_run_backward(a.dy.as<float>() + begin, a.y.as<float>() + begin, a.dx.as<float>() + begin, end - begin);
+  });
+}
+
+}  // namespace vitrail::cpu

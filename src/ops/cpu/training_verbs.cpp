@@ -1,0 +1,121 @@
+// Losses, predictions, random numbers and the update.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+
+#include "ops/cpu/cpu_ops.hpp"
+#include "ops/cpu/dense_kernels.hpp"
+#include "ops/cpu/parallel.hpp"
+#include "ops/cpu/training_kernels.hpp"
+
+namespace vitrail::cpu {
+
+namespace {
+constexpr std::int64_t kElements = 1 << 14;  // of a unit of work
+}
+
+void CpuOps::run(const OneHot& a) {
+  const std::int64_t classes = a.targets.shape[1];
+  const auto on = static_cast<float>(a.on);
+  const auto off = static_cast<float>(a.off);
+  for_each_unit(threads_, a.targets.shape[0], [&](std::int64_t image, int) {
+    float* const targets = a.targets.as<float>() + image * classes;
+    std::fill_n(targets, classes, off);
+    const std::int32_t label = a.labels.as<std::int32_t>()[image];
+    if (label >= 0 && label < classes) targets[label] = on;
+  });
+}
+
+void CpuOps::run(const SoftmaxCrossEntropy& a) {
+  const std::int64_t classes = a.logits.shape[1];
+  for_each_unit(threads_, a.logits.shape[0], [&](std::int64_t image, int) {
+    const std::int64_t first = image * classes;
+    a.loss.as<float>()[image] =
+        softmax_loss(a.logits.as<float>() + first, a.targets.as<float>() + first, static_cast<float>(a.scale),
+                     a.dlogits ? a.dlogits.as<float>() + first : nullptr, classes);
+  });
+}
+
+void CpuOps::run(const SigmoidCrossEntropy& a) {
+  const std::int64_t classes = a.logits.shape[1];
+  for_each_unit(threads_, a.logits.shape[0], [&](std::int64_t image, int) {
+    const std::int64_t first = image * classes;
+    a.loss.as<float>()[image] =
+        sigmoid_loss(a.logits.as<float>() + first, a.targets.as<float>() + first, static_cast<float>(a.scale),
+                     a.dlogits ? a.dlogits.as<float>() + first : nullptr, classes);
+  });
+}
+
+void CpuOps::run(const Predict& a) {
+  const std::int64_t classes = a.logits.shape[1];
+  for_each_unit(threads_, a.logits.shape[0], [&](std::int64_t image, int) {
+    const float* const logits = a.logits.as<float>() + image * classes;
+    std::int64_t best = -1;
+    for (std::int64_t c = 0; c < classes; ++c) {
+      if (!std::isnan(logits[c]) && (best < 0 || logits[c] > logits[best])) best = c;
+    }
+    a.predicted.as<std::int32_t>()[image] = static_cast<std::int32_t>(std::max<std::int64_t>(best, 0));
+  });
+}
+
+void CpuOps::run(const RandomNormal& a) {
+  const Philox random(a.seed, a.purpose, a.step, a.layer);
+  float* const y = a.y.as<float>();
+  for_each_piece(threads_, a.y.elements(), kElements / 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i)
+      y[i] = static_cast<float>(random.normal(a.first_index + static_cast<std::uint64_t>(i)));
+  });
+}
+
+void CpuOps::run(const Accumulate& a) {
+  for_each_piece(threads_, a.y.elements(), kElements, [&](std::int64_t begin, std::int64_t end) {
+    add_into(a.x.as<float>() + begin, a.y.as<float>() + begin, end - begin);
+  });
+}
+
+void CpuOps::run(const BlockSquareSums& a) {
+  const std::int64_t* const begin = a.block_begin.as<std::int64_t>();
+  for_each_unit(threads_, a.sums.elements(), [&](std::int64_t block, int) {
+    a.sums.as<double>()[block] = square_sum(a.x.as<float>() + begin[block], begin[block + 1] - begin[block]);
+  });
+}
+
+void CpuOps::run(const AdamWStep& a) {
+  const std::int64_t* const begin = a.block_begin.as<std::int64_t>();
+  const auto updates = static_cast<double>(a.updates);
+  AdamWRun common{};
+  common.clip_absolute =
+      a.clip_absolute > 0.0 ? static_cast<float>(a.clip_absolute) : std::numeric_limits<float>::infinity();
+  common.beta1 = static_cast<float>(a.beta1);
+  common.one_minus_beta1 = static_cast<float>(1.0 - a.beta1);
+  common.beta2 = static_cast<float>(a.beta2);
+  common.one_minus_beta2 = static_cast<float>(1.0 - a.beta2);
+  common.correction1 = static_cast<float>(1.0 / (1.0 - std::pow(a.beta1, updates)));
+  common.correction2 = static_cast<float>(1.0 / (1.0 - std::pow(a.beta2, updates)));
+  common.epsilon = static_cast<float>(a.epsilon);
+  common.learning_rate = static_cast<float>(a.learning_rate);
+  for_each_unit(threads_, a.decay.elements(), [&](std::int64_t block, int) {
+    AdamWRun run = common;
+    run.gradient = a.gradient.as<float>() + begin[block];
+    run.parameter = a.parameter.as<float>() + begin[block];
+    run.m = a.m.as<float>() + begin[block];
+    run.v = a.v.as<float>() + begin[block];
+    run.n = begin[block + 1] - begin[block];
+    run.gradient_scale = static_cast<float>(a.multiplier.as<double>()[block] * a.gradient_scale);
+    run.decay = static_cast<float>(a.decay.as<double>()[block]);
+    run.frozen = a.frozen.as<std::uint8_t>()[block] != 0;
+    adamw_run(run);
+  });
+}
+
+void CpuOps::run(const AllFinite& a) {
+  std::atomic<bool> finite{true};
+  for_each_piece(threads_, a.x.elements(), kElements, [&](std::int64_t begin, std::int64_t end) {
+    if (!finite_run(a.x.as<float>() + begin, end - begin)) finite = false;
+  });
+  a.finite.as<std::int32_t>()[0] = finite ? 1 : 0;
+}
+
+}  // namespace vitrail::cpu

@@ -1,0 +1,31 @@
+#pragma once
+// Scratch memory of one back end: one block that grows until the back end is sealed.
+
+#include <cstdint>
+
+#include "base/unique_handle.hpp"
+
+namespace vitrail::cpu {
+
+class Workspace {
+ public:
+  /// `count` floats, 64-byte aligned, not initialised, valid until the next call. Error when it would have to grow
+  /// after seal(), and Error (usage) when there is not enough memory.
+  float* floats(std::int64_t count);
+  void seal() noexcept { sealed_ = true; }
+
+ private:
+  struct BlockTraits {
+    using Handle = float*;
+    static constexpr Handle null = nullptr;
+    static void close(Handle block) noexcept;
+  };
+  UniqueHandle<BlockTraits> block_;
+  std::int64_t capacity_ = 0;
+  bool sealed_ = false;
+};
+
+/// Rounded up to whole cache lines, so that the pieces of a workspace start aligned.
+constexpr std::int64_t aligned_floats(std::int64_t count) { return (count + 15) / 16 * 16; }
+
+}  // namespace vitrail::cpu

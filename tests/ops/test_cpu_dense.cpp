@@ -1,0 +1,159 @@
+// Calls of the linear layers and MLPs for test_cpu_ops.cpp, and what is particular to them.
+
+#include <gtest/gtest.h>
+
+#include "tests/ops/verb_cases.hpp"
+
+namespace vitrail::testing {
+
+namespace {
+
+struct Sizes {
+  std::int64_t leaves, experts, rows, in, out;
+};
+// The last two have weights that are cut in tiles, and rows that are cut in pieces.
+constexpr Sizes kSizes[] = {{1, 1, 0, 5, 3},   {1, 1, 1, 1, 1},     {2, 1, 7, 33, 10},    {1, 1, 3, 0, 4},
+                            {4, 2, 33, 16, 7}, {2, 3, 257, 33, 10}, {1, 1, 1600, 64, 96}, {2, 1, 140, 520, 530}};
+
+std::string name_of_case(const char* verb, const Sizes& s) {
+  return case_name(verb, {s.leaves, s.experts, s.rows, s.in, s.out});
+}
+
+VerbCase linear_forward_case(const Sizes& s, bool bias, bool residual, bool in_place) {
+  return {name_of_case("linear_forward", s) + (bias ? "_bias" : "") + (residual ? "_residual" : "") +
+              (in_place ? "_in_place" : ""),
+          [=](Ops& ops) -> std::vector<OwnedTensor> {
+            const Dtype real = ops.real();
+            const auto x = random_tensor(real, {s.leaves, s.experts, s.rows, s.in}, 1);
+            const auto w = random_tensor(real, {s.experts, s.in, s.out}, 2, 0.3);
+            const auto b = random_tensor(real, {s.experts, s.out}, 3);
+            auto start = random_tensor(real, {s.leaves, s.experts, s.rows, s.out}, 4);
+            OwnedTensor y(real, {s.leaves, s.experts, s.rows, s.out});
+            if (in_place) y = start;
+            LinearForward call{.x = x, .w = w, .b = {}, .residual = {}, .y = y};
+            if (bias) call.b = b;
+            if (residual) call.residual = start;
+            if (in_place) call.residual = call.y;
+            ops.linear_forward(call);
+            return {y};
+          }};
+}
+
+VerbCase linear_backward_case(const Sizes& s, bool dx, bool residual, bool in_place, bool bias) {
+  return {name_of_case("linear_backward", s) + (dx ? "_dx" : "") + (residual ? "_residual" : "") +
+              (in_place ? "_in_place" : "") + (bias ? "_bias" : ""),
+          [=](Ops& ops) -> std::vector<OwnedTensor> {
+            const Dtype real = ops.real();
+            const auto x = random_tensor(real, {s.leaves, s.experts, s.rows, s.in}, 1);
+            const auto dy = random_tensor(real, {s.leaves, s.experts, s.rows, s.out}, 2);
+            const auto w = random_tensor(real, {s.experts, s.in, s.out}, 3, 0.3);
+            const auto start = random_tensor(real, {s.leaves, s.experts, s.rows, s.in}, 4);
+            OwnedTensor to = in_place ? start : OwnedTensor(real, {s.leaves, s.experts, s.rows, s.in});
+            OwnedTensor dw(real, {s.experts, s.in, s.out});
+            OwnedTensor db(real, {s.experts, s.out});
+            LinearBackward call{.dy = dy, .x = x, .w = w, .dresidual = {}, .dx = {}, .dw = dw, .db = {}};
+            if (dx) call.dx = to;
+            if (residual) call.dresidual = start;
+            if (in_place) call.dresidual = call.dx;
+            if (bias) call.db = db;
+            ops.linear_backward(call);
+            std::vector<OwnedTensor> outputs{dw};
+            if (dx) outputs.push_back(to);
+            if (bias) outputs.push_back(db);
+            return outputs;
+          }};
+}
+
+VerbCase mlp_case(const Sizes& s, bool residual, bool in_place) {
+  return {name_of_case("mlp", s) + (residual ? "_residual" : "") + (in_place ? "_in_place" : ""),
+          [=](Ops& ops) -> std::vector<OwnedTensor> {
+            const Dtype real = ops.real();
+            const Shape narrow{s.leaves, s.experts, s.rows, s.in};
+            const Shape wide{s.leaves, s.experts, s.rows, s.out};
+            const auto x = random_tensor(real, narrow, 1);
+            const auto w1 = random_tensor(real, {s.experts, s.in, s.out}, 2, 0.3);
+            const auto b1 = random_tensor(real, {s.experts, s.out}, 3);
+            const auto w2 = random_tensor(real, {s.experts, s.out, s.in}, 4, 0.3);
+            const auto b2 = random_tensor(real, {s.experts, s.in}, 5);
+            const auto start = random_tensor(real, narrow, 6);
+            const auto dy = random_tensor(real, narrow, 7);
+            OwnedTensor y = in_place ? start : OwnedTensor(real, narrow);
+            OwnedTensor u(real, wide), h(real, wide), du(real, wide);
+            MlpForward forward{.x = x, .w1 = w1, .b1 = b1, .w2 = w2, .b2 = b2, .residual = {}, .u = u, .h = h, .y = y};
+            if (residual) forward.residual = start;
+            if (in_place) forward.residual = forward.y;
+            ops.mlp_forward(forward);
+            OwnedTensor fresh(real, wide), dx(real, narrow), dw1(real, {s.experts, s.in, s.out}),
+                db1(real, {s.experts, s.out}), dw2(real, {s.experts, s.out, s.in}), db2(real, {s.experts, s.in});
+            ops.mlp_backward({.dy = dy,
+                              .x = x,
+                              .u = u,
+                              .w1 = w1,
+                              .w2 = w2,
+                              .h = fresh,
+                              .du = du,
+                              .dx = dx,
+                              .dw1 = dw1,
+                              .db1 = db1,
+                              .dw2 = dw2,
+                              .db2 = db2});
+            return {y, u, dx, dw1, db1, dw2, db2};
+          }};
+}
+
+VerbCase qkv_case(const Sizes& s) {
+  return {
+      name_of_case("qkv", s), [=](Ops& ops) -> std::vector<OwnedTensor> {
+        const Dtype real = ops.real();
+        const Shape narrow{s.leaves, s.rows, s.in};
+        const Shape wide{s.leaves, s.rows, s.out};
+        const auto x = random_tensor(real, narrow, 1);
+        std::vector<OwnedTensor> w, b, dy;
+        for (std::uint32_t i = 0; i < 3; ++i) {
+          w.push_back(random_tensor(real, {s.in, s.out}, 2 + i, 0.3));
+          b.push_back(random_tensor(real, {s.out}, 5 + i));
+          dy.push_back(random_tensor(real, wide, 8 + i));
+        }
+        OwnedTensor q(real, wide), k(real, wide), v(real, wide), dx(real, narrow);
+        ops.qkv_forward(
+            {.x = x, .wq = w[0], .wk = w[1], .wv = w[2], .bq = b[0], .bk = b[1], .bv = b[2], .q = q, .k = k, .v = v});
+        std::vector<OwnedTensor> dw(3, OwnedTensor(real, {s.in, s.out})), db(3, OwnedTensor(real, {s.out}));
+        ops.qkv_backward({.dq = dy[0],
+                          .dk = dy[1],
+                          .dv = dy[2],
+                          .x = x,
+                          .wq = w[0],
+                          .wk = w[1],
+                          .wv = w[2],
+                          .dx = dx,
+                          .dwq = dw[0],
+                          .dwk = dw[1],
+                          .dwv = dw[2],
+                          .dbq = db[0],
+                          .dbk = db[1],
+                          .dbv = db[2]});
+        return {q, k, v, dx, dw[0], dw[1], dw[2], db[0], db[1], db[2]};
+      }};
+}
+
+}  // namespace
+
+std::vector<VerbCase> dense_cases() {
+  std::vector<VerbCase> cases;
+  for (const Sizes& s : kSizes) {
+    cases.push_back(linear_forward_case(s, false, false, false));
+    cases.push_back(linear_forward_case(s, true, false, false));
+    cases.push_back(linear_forward_case(s, false, true, false));
+    cases.push_back(linear_forward_case(s, true, true, true));
+    cases.push_back(linear_backward_case(s, false, false, false, true));
+    cases.push_back(linear_backward_case(s, true, false, false, false));
+    cases.push_back(linear_backward_case(s, true, true, false, true));
+    cases.push_back(linear_backward_case(s, true, true, true, true));
+    cases.push_back(mlp_case(s, false, false));
+    cases.push_back(mlp_case(s, true, true));
+    if (s.experts == 1) cases.push_back(qkv_case(s));
+  }
+  return cases;
+}
+
+}  // namespace vitrail::testing

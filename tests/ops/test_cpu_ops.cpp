@@ -1,0 +1,268 @@
+// The cpu back end against the reference, verb by verb; and its bits, which may depend on the shape of one leaf and
+// expert alone.
+
+#include <bit>
+#include <cmath>
+
+#include <gtest/gtest.h>
+
+#include "tests/ops/verb_cases.hpp"
+
+namespace vitrail::testing {
+
+namespace {
+
+std::vector<VerbCase> all_cases() {
+  std::vector<VerbCase> cases = dense_cases();
+  for (auto* more : {token_cases, routing_cases, training_cases}) {
+    for (VerbCase& one : more()) cases.push_back(std::move(one));
+  }
+  return cases;
+}
+
+// How far an f32 output may be from the reference's, relative to the largest entry of the reference's output (or to 1
+// if that is smaller), by the beginning of a case's name. The sums are over at most some thousand terms.
+struct Tolerance {
+  std::string_view verbs;
+  double relative;
+};
+constexpr Tolerance kTolerances[] = {
+    {"linear", 2e-6},       {"mlp", 4e-6},       {"qkv", 2e-6},       {"images", 0.0},
+    {"embed_tokens", 1e-6}, {"layernorm", 2e-6}, {"attention", 4e-6}, {"tanh_and_tokens", 3e-7},
+    {"router", 3e-6},       {"rows", 1e-6},      {"losses", 1e-6},    {"update", 5e-7},
+};
+double tolerance_of(const std::string& name) {
+  for (const Tolerance& tolerance : kTolerances) {
+    if (name.starts_with(tolerance.verbs)) return tolerance.relative;
+  }
+  ADD_FAILURE() << "no tolerance for " << name;
+  return 0.0;
+}
+
+class CpuVerb : public ::testing::TestWithParam<VerbCase> {};
+
+TEST_P(CpuVerb, AgreesWithTheReference) {
+  const auto reference = make_reference_ops();
+  const auto cpu = make_cpu_ops(2);
+  const std::vector<OwnedTensor> expected = GetParam().run(*reference);
+  const std::vector<OwnedTensor> got = GetParam().run(*cpu);
+  const double relative = tolerance_of(GetParam().name);
+  ASSERT_EQ(expected.size(), got.size());
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const bool exact = got[i].dtype() == Dtype::i32 || got[i].dtype() == Dtype::i64;
+    const double bound = exact ? 0.0 : relative * std::max(1.0, expected[i].largest());
+    const double difference = largest_difference(got[i], expected[i]);
+    EXPECT_LE(difference, bound) << "output " << i << " of " << GetParam().name;
+  }
+}
+
+TEST_P(CpuVerb, HasTheSameBitsForAnyNumberOfThreads) {
+  const std::vector<OwnedTensor> one = GetParam().run(*make_cpu_ops(1));
+  for (const int threads : {2, 3}) {
+    const std::vector<OwnedTensor> more = GetParam().run(*make_cpu_ops(threads));
+    for (std::size_t i = 0; i < one.size(); ++i)
+      EXPECT_TRUE(same_bits(one[i], more[i])) << "output " << i << " with " << threads << " threads";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CpuVerb, ::testing::ValuesIn(all_cases()),
+                         [](const auto& one) { return one.param.name; });
+
+// --- leaves and experts ----------------------------------------------------------------------------------------------
+
+/// Leaf `leaf` of a tensor [leaves ...], or expert `expert` of it when it is [leaves E ...].
+OwnedTensor part(const OwnedTensor& whole, int axis, std::int64_t index, std::int64_t count = 1) {
+  std::vector<std::int64_t> lengths(whole.shape().lengths().begin(), whole.shape().lengths().end());
+  std::int64_t outer = 1, inner = 1;
+  for (int i = 0; i < axis; ++i) outer *= lengths[static_cast<std::size_t>(i)];
+  for (int i = axis + 1; i < whole.shape().axes(); ++i) inner *= lengths[static_cast<std::size_t>(i)];
+  const std::int64_t length = lengths[static_cast<std::size_t>(axis)];
+  lengths[static_cast<std::size_t>(axis)] = count;
+  OwnedTensor cut(whole.dtype(), Shape(std::span<const std::int64_t>(lengths)));
+  for (std::int64_t o = 0; o < outer; ++o) {
+    for (std::int64_t i = 0; i < count * inner; ++i)
+      cut.set(o * count * inner + i, whole.get((o * length + index) * inner + i));
+  }
+  return cut;
+}
+
+OwnedTensor sum(const OwnedTensor& a, const OwnedTensor& b) {
+  OwnedTensor total = a;
+  for (std::int64_t i = 0; i < a.elements(); ++i) total.as<float>()[i] = a.as<float>()[i] + b.as<float>()[i];
+  return total;
+}
+
+struct MlpInputs {
+  OwnedTensor x, dy, w1, b1, w2, b2;
+};
+struct MlpOutputs {
+  OwnedTensor y, dx;                   // per leaf and expert
+  std::vector<OwnedTensor> gradients;  // per expert, summed over leaves
+};
+
+MlpOutputs run_mlp(Ops& ops, const MlpInputs& in) {
+  const Shape& narrow = in.x.shape();
+  const Shape wide{narrow[0], narrow[1], narrow[2], in.w1.shape()[2]};
+  OwnedTensor u(Dtype::f32, wide), h(Dtype::f32, wide), du(Dtype::f32, wide);
+  MlpOutputs out{OwnedTensor(Dtype::f32, narrow), OwnedTensor(Dtype::f32, narrow), {}};
+  for (const OwnedTensor* parameter : {&in.w1, &in.b1, &in.w2, &in.b2})
+    out.gradients.emplace_back(Dtype::f32, parameter->shape());
+  ops.mlp_forward(
+      {.x = in.x, .w1 = in.w1, .b1 = in.b1, .w2 = in.w2, .b2 = in.b2, .residual = in.x, .u = u, .h = h, .y = out.y});
+  ops.mlp_backward({.dy = in.dy,
+                    .x = in.x,
+                    .u = u,
+                    .w1 = in.w1,
+                    .w2 = in.w2,
+                    .h = h,
+                    .du = du,
+                    .dx = out.dx,
+                    .dw1 = out.gradients[0],
+                    .db1 = out.gradients[1],
+                    .dw2 = out.gradients[2],
+                    .db2 = out.gradients[3]});
+  return out;
+}
+
+MlpInputs mlp_inputs(std::int64_t leaves, std::int64_t experts, std::int64_t rows, std::int64_t width,
+                     std::int64_t hidden) {
+  return {random_tensor(Dtype::f32, {leaves, experts, rows, width}, 1),
+          random_tensor(Dtype::f32, {leaves, experts, rows, width}, 2),
+          random_tensor(Dtype::f32, {experts, width, hidden}, 3, 0.2),
+          random_tensor(Dtype::f32, {experts, hidden}, 4),
+          random_tensor(Dtype::f32, {experts, hidden, width}, 5, 0.2),
+          random_tensor(Dtype::f32, {experts, width}, 6)};
+}
+
+class CpuBits : public ::testing::TestWithParam<std::tuple<std::int64_t, std::int64_t, std::int64_t>> {};
+
+TEST_P(CpuBits, OfALeafDoNotDependOnTheOtherLeavesAndGradientsAreTheirTree) {
+  const auto [rows, width, hidden] = GetParam();
+  const auto ops = make_cpu_ops(2);
+  const MlpInputs in = mlp_inputs(4, 2, rows, width, hidden);
+  const MlpOutputs together = run_mlp(*ops, in);
+  std::vector<MlpOutputs> alone;
+  for (std::int64_t leaf = 0; leaf < 4; ++leaf) {
+    alone.push_back(run_mlp(*ops, {part(in.x, 0, leaf), part(in.dy, 0, leaf), in.w1, in.b1, in.w2, in.b2}));
+    EXPECT_TRUE(same_bits(part(together.y, 0, leaf), alone.back().y)) << "y of leaf " << leaf;
+    EXPECT_TRUE(same_bits(part(together.dx, 0, leaf), alone.back().dx)) << "dx of leaf " << leaf;
+  }
+  for (std::size_t i = 0; i < together.gradients.size(); ++i) {
+    const OwnedTensor tree =
+        sum(sum(alone[0].gradients[i], alone[1].gradients[i]), sum(alone[2].gradients[i], alone[3].gradients[i]));
+    EXPECT_TRUE(same_bits(together.gradients[i], tree)) << "gradient " << i;
+  }
+}
+
+TEST_P(CpuBits, OfAnExpertDoNotDependOnTheOtherExperts) {
+  const auto [rows, width, hidden] = GetParam();
+  const auto ops = make_cpu_ops(2);
+  const MlpInputs in = mlp_inputs(2, 4, rows, width, hidden);
+  const MlpOutputs together = run_mlp(*ops, in);
+  for (const std::int64_t count : {1, 2}) {
+    for (std::int64_t first = 0; first < 4; first += count) {
+      const MlpOutputs some =
+          run_mlp(*ops, {part(in.x, 1, first, count), part(in.dy, 1, first, count), part(in.w1, 0, first, count),
+                         part(in.b1, 0, first, count), part(in.w2, 0, first, count), part(in.b2, 0, first, count)});
+      EXPECT_TRUE(same_bits(part(together.y, 1, first, count), some.y)) << "y of expert " << first;
+      EXPECT_TRUE(same_bits(part(together.dx, 1, first, count), some.dx)) << "dx of expert " << first;
+      for (std::size_t i = 0; i < some.gradients.size(); ++i)
+        EXPECT_TRUE(same_bits(part(together.gradients[i], 0, first, count), some.gradients[i])) << "gradient " << i;
+    }
+  }
+}
+
+// The last has weights that are cut in tiles.
+INSTANTIATE_TEST_SUITE_P(Shapes, CpuBits,
+                         ::testing::Values(std::tuple{7, 5, 9}, std::tuple{432, 64, 256}, std::tuple{1100, 16, 33},
+                                           std::tuple{60, 512, 528}));
+
+TEST(CpuBits, OfALayernormAndTheEmbeddingOfALeafDoNotDependOnTheOtherLeaves) {
+  const auto ops = make_cpu_ops(2);
+  const std::int64_t rows = 300, width = 33;
+  const auto x = random_tensor(Dtype::f32, {4, rows, width}, 1);
+  const auto dy = random_tensor(Dtype::f32, {4, rows, width}, 2);
+  const auto scale = random_tensor(Dtype::f32, {width}, 3);
+  const auto run = [&](const OwnedTensor& some_x, const OwnedTensor& some_dy) {
+    const std::int64_t leaves = some_x.shape()[0];
+    OwnedTensor y(Dtype::f32, some_x.shape()), mean(Dtype::f32, {leaves, rows}), rstd(Dtype::f32, {leaves, rows}),
+        dx(Dtype::f32, some_x.shape()), dscale(Dtype::f32, {width}), dbias(Dtype::f32, {width}),
+        dpatches(Dtype::f32, {leaves, 30, 10, width}), dpositions(Dtype::f32, {10, width});
+    ops->layernorm_forward({.x = some_x, .scale = scale, .bias = scale, .y = y, .mean = mean, .rstd = rstd});
+    ops->layernorm_backward({.dy = some_dy,
+                             .x = some_x,
+                             .scale = scale,
+                             .mean = mean,
+                             .rstd = rstd,
+                             .dresidual = {},
+                             .dx = dx,
+                             .dscale = dscale,
+                             .dbias = dbias});
+    ops->embed_tokens_backward({.dx = some_dy.view().view({leaves, 30, 10, width}),
+                                .dpatches = dpatches,
+                                .dclass_token = {},
+                                .dpositions = dpositions});
+    return std::vector<OwnedTensor>{y, dx, dscale, dbias, dpositions};
+  };
+  const auto together = run(x, dy);
+  std::vector<std::vector<OwnedTensor>> alone;
+  for (std::int64_t leaf = 0; leaf < 4; ++leaf) {
+    alone.push_back(run(part(x, 0, leaf), part(dy, 0, leaf)));
+    EXPECT_TRUE(same_bits(part(together[0], 0, leaf), alone.back()[0]));
+    EXPECT_TRUE(same_bits(part(together[1], 0, leaf), alone.back()[1]));
+  }
+  for (std::size_t i = 2; i < together.size(); ++i)
+    EXPECT_TRUE(same_bits(together[i], sum(sum(alone[0][i], alone[1][i]), sum(alone[2][i], alone[3][i]))))
+        << "sum " << i;
+}
+
+// --- sealing ---------------------------------------------------------------------------------------------------------
+
+TEST(CpuOpsSeal, LetsShapesPassThatWereSeenAndRefusesOnesThatNeedMoreMemory) {
+  const auto ops = make_cpu_ops(2);
+  run_mlp(*ops, mlp_inputs(2, 2, 100, 16, 32));
+  ops->seal();
+  run_mlp(*ops, mlp_inputs(2, 2, 100, 16, 32));
+  try {
+    run_mlp(*ops, mlp_inputs(4, 2, 100, 64, 256));
+    FAIL() << "a larger shape was let through";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("sealed"), std::string::npos) << error.what();
+  }
+}
+
+TEST(CpuOps, RefusesToWorkWithoutThreads) {
+  try {
+    make_cpu_ops(0);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::usage);
+  }
+}
+
+// The slots of a NaN gate must stay in range, or memory is overwritten before anybody sees the NaN.
+TEST(CpuRouter, SelectsDistinctExpertsEvenOfNaN) {
+  const auto ops = make_cpu_ops(1);
+  for (const TokenOrder order : {TokenOrder::vanilla, TokenOrder::prioritized}) {
+    auto logits = random_tensor(Dtype::f32, {1, 3, 4}, 1);
+    for (std::int64_t i = 4; i < 8; ++i) logits.set(i, std::nan(""));
+    OwnedTensor clean(Dtype::f32, {1, 3, 4}), gates(Dtype::f32, {1, 3, 4}), selected(Dtype::i32, {1, 3, 2}),
+        slot(Dtype::i32, {1, 3, 2}), gate(Dtype::f32, {1, 3, 2});
+    ops->route_top_k({.logits = logits,
+                      .noise = {},
+                      .noise_std = 0.0,
+                      .valid = {},
+                      .order = order,
+                      .gates_clean = clean,
+                      .gates = gates,
+                      .selected = selected,
+                      .slot = slot,
+                      .gate = gate});
+    EXPECT_EQ(selected.get(2), 0.0);
+    EXPECT_EQ(selected.get(3), 1.0);
+    EXPECT_TRUE(std::isnan(gate.get(2)));
+  }
+}
+
+}  // namespace
+}  // namespace vitrail::testing
