@@ -34,13 +34,14 @@ void augment(const AugmentationDraw& draw, const ImageShape& shape, const std::u
       std::memset(row, 0, static_cast<std::size_t>(row_bytes));
       continue;
     }
-    for (std::int64_t x = 0; x < shape.width; ++x) {
-      const std::int64_t inside_x = x - draw.right;
-      const std::int64_t source_x = draw.flip ? shape.width - 1 - inside_x : inside_x;
-      const bool outside = inside_x < 0 || inside_x >= shape.width;
-      for (std::int64_t c = 0; c < pixel; ++c) {
-        row[x * pixel + c] = outside ? std::uint8_t{0} : from[source_y * row_bytes + source_x * pixel + c];
-      }
+    const std::int64_t left = std::clamp<std::int64_t>(draw.right, 0, shape.width);
+    const std::int64_t end = std::clamp<std::int64_t>(shape.width + draw.right, 0, shape.width);
+    std::memset(row, 0, static_cast<std::size_t>(left * pixel));
+    std::memset(row + end * pixel, 0, static_cast<std::size_t>((shape.width - end) * pixel));
+    for (std::int64_t x = left; x < end; ++x) {
+      const std::int64_t source_x = draw.flip ? shape.width - 1 - (x - draw.right) : x - draw.right;
+      const std::uint8_t* const source = from + source_y * row_bytes + source_x * pixel;
+      for (std::int64_t c = 0; c < pixel; ++c) row[x * pixel + c] = source[c];
     }
   }
 }

@@ -166,9 +166,12 @@ void Dataset::transfer(bool reading, Dtype as, const Shape* start, const Shape* 
   }
   if (elements() == 0) return;
   const Any type = type_in_memory(as, code_);
-  const Any strict = strict_transfer(code_);
-  check(reading ? H5Dread(handle_.get(), type.get(), memory_space.get(), file_space.get(), strict.get(), memory)
-                : H5Dwrite(handle_.get(), type.get(), memory_space.get(), file_space.get(), strict.get(), memory),
+  // Without a conversion nothing can be lost, and making properties costs more than reading a small row.
+  const Any strict = as == info_.dtype ? Any() : strict_transfer(code_);
+  const hid_t transfer_properties = strict ? strict.get() : H5P_DEFAULT;
+  check(reading
+            ? H5Dread(handle_.get(), type.get(), memory_space.get(), file_space.get(), transfer_properties, memory)
+            : H5Dwrite(handle_.get(), type.get(), memory_space.get(), file_space.get(), transfer_properties, memory),
         code_, problem);
 }
 
