@@ -1,0 +1,151 @@
+// Golden files of kind=model.
+
+#include <algorithm>
+
+#include "apps/golden_kinds.hpp"
+#include "apps/golden_run.hpp"
+#include "device/host_values.hpp"
+
+namespace vitrail {
+
+namespace {
+
+/// slot and combine_weight as the files have them: -1 and 0 for the dropped.
+void add_choices(const MoeActivations& moe, std::int64_t capacity, const std::string& at, GoldenQuantities& out) {
+  out[at + "selected_expert"] = golden_quantity(moe.selected);
+  out[at + "slot_unclipped"] = golden_quantity(moe.slot);
+  out[at + "topk_gate"] = golden_quantity(moe.gate);
+  GoldenQuantity slot = golden_quantity(moe.slot);
+  GoldenQuantity weight = golden_quantity(moe.gate);
+  std::int64_t dropped = 0;
+  for (std::size_t i = 0; i < slot.values.size(); ++i) {
+    if (slot.values[i] < static_cast<double>(capacity)) continue;
+    slot.values[i] = -1;
+    weight.values[i] = 0;
+    ++dropped;
+  }
+  out[at + "slot"] = std::move(slot);
+  out[at + "combine_weight"] = std::move(weight);
+  out[at + "dropped"] = golden_integer(dropped);
+  out[at + "capacity"] = golden_integer(capacity);
+}
+
+/// What came out of the sparse layer of a block, under "moe/<block>/".
+void add_moe(GoldenPass& pass, std::int64_t block, Mode mode, GoldenQuantities& out) {
+  const ModelConfig& c = pass.config();
+  const BlockActivations& acts = pass.acts().blocks[static_cast<std::size_t>(block)];
+  const MoeActivations& moe = acts.moe;
+  const std::string at = "moe/" + block_name(block) + "/";
+  out[at + "gates_clean"] = golden_quantity(moe.gates_clean);
+  out[at + "importance_loss"] = golden_quantity(moe.importance);
+  out[at + "gshard_loss"] = golden_quantity(moe.gshard);
+  const std::vector<double> auxiliary = pass.auxiliary_loss(block, mode);
+  out[at + "auxiliary_loss"] = {auxiliary, {static_cast<std::int64_t>(auxiliary.size())}};
+  add_choices(moe, c.slots(), at, out);
+  if (mode == Mode::evaluation) return;
+  out[at + "gates_noisy"] = golden_quantity(moe.gates);
+  if (pass.noisy()) out[at + "load_loss"] = golden_quantity(moe.load);
+  GoldenQuantity layer = golden_quantity(acts.x, {pass.acts().shape.leaf_images, c.tokens(), c.width});
+  const std::vector<double> residual = to_doubles(acts.middle);
+  for (std::size_t i = 0; i < residual.size(); ++i) layer.values[i] -= residual[i];
+  out[at + "layer_output"] = std::move(layer);
+}
+
+GoldenQuantities training_outputs(GoldenPass& pass) {
+  const ModelConfig& c = pass.config();
+  Activations& acts = pass.acts();
+  const Shape stream{acts.shape.leaf_images, c.tokens(), c.width};
+  GoldenQuantities out;
+  out["logits"] = golden_quantity(acts.logits);
+  out["loss_main"] = golden_quantity(pass.mean_loss());
+  out["auxiliary_loss"] = golden_quantity(pass.auxiliary_loss(Mode::training));
+  out["total_loss"] = golden_quantity(pass.mean_loss() + pass.auxiliary_loss(Mode::training));
+  out["encoded"] = golden_quantity(acts.encoder_norm.y, stream);
+  out["pre_logits_linear"] = golden_quantity(c.representation > 0 ? acts.pre_linear : acts.pre_logits);
+  for (std::int64_t block = 0; block < c.blocks; ++block) {
+    out["blocks/" + block_name(block)] = golden_quantity(acts.blocks[static_cast<std::size_t>(block)].x, stream);
+  }
+  for (const std::int64_t block : c.moe_blocks) add_moe(pass, block, Mode::training, out);
+  return out;
+}
+
+GoldenQuantities evaluation_outputs(GoldenPass& pass) {
+  GoldenQuantities out;
+  out["logits"] = golden_quantity(pass.acts().logits);
+  out["loss_main"] = golden_quantity(pass.mean_loss());
+  for (const std::int64_t block : pass.config().moe_blocks) add_moe(pass, block, Mode::evaluation, out);
+  return out;
+}
+
+/// Names that no file of this kind is without.
+std::vector<std::string> required(const ModelConfig& c, std::vector<std::string> names) {
+  for (const std::int64_t block : c.moe_blocks) {
+    for (const char* name : {"gates_clean", "selected_expert", "slot", "combine_weight", "auxiliary_loss"})
+      names.push_back("moe/" + block_name(block) + "/" + name);
+  }
+  return names;
+}
+
+void read_batch(const GoldenFile& file, GoldenPass& pass) {
+  file.read("/batch/images", pass.acts().images);
+  file.read("/batch/labels", pass.acts().targets);
+}
+
+void compare_gradients(const GoldenFile& file, const std::vector<ParameterSpec>& table, const FlatParameters& gradients,
+                       const GoldenTolerances& tolerances, GoldenReport& report) {
+  GoldenQuantities computed;
+  std::vector<std::string> names;
+  double largest = 0;
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    names.push_back(table[i].name);
+    computed[table[i].name] = golden_gradient(gradients.tensors()[i]);
+    if (!file.h5().has("/grads/" + table[i].name)) continue;
+    largest = std::max(largest, largest_magnitude(file.reals("/grads/" + table[i].name)));
+  }
+  const auto scale = [largest](const std::vector<double>& expected) {
+    return std::max(largest_magnitude(expected), 1e-3 * largest);
+  };
+  file.compare({.name = "/grads", .required = names, .scale = scale}, computed, tolerances, report);
+}
+
+}  // namespace
+
+void run_golden_model(const GoldenBackend& backend, const GoldenFile& file, GoldenReport& report) {
+  ConfigKeys keys(file.config(), "config");
+  const GoldenModel golden = golden_model(keys);
+  keys.done();
+  const GoldenTolerances tolerances = golden_tolerances(backend.ops);
+  report.compare_exactly("config/num_tokens", std::vector<double>{static_cast<double>(golden.training.tokens())},
+                         std::vector<double>{static_cast<double>(golden.tokens)});
+
+  const std::vector<ParameterSpec> table = parameter_table(golden.training);
+  const FlatParameters parameters(backend.device, backend.ops.real(), table);
+  const FlatParameters gradients(backend.device, backend.ops.real(), table);
+  read_parameters(file, "/params", table, parameters);
+
+  GoldenPass training(backend, golden.training, golden.batch);
+  read_batch(file, training);
+  if (training.noisy()) {
+    for (const std::int64_t block : golden.training.moe_blocks) {
+      file.read("/noise/" + block_name(block), training.acts().blocks[static_cast<std::size_t>(block)].moe.noise);
+    }
+  }
+  training.forward(table, parameters, Mode::training, golden.loss, 1.0 / static_cast<double>(golden.batch));
+  file.compare(
+      {.name = "/out", .required = required(golden.training, {"logits", "loss_main", "auxiliary_loss", "total_loss"})},
+      training_outputs(training), tolerances, report);
+  const double groups = golden.training.moe_blocks.empty()
+                            ? 1.0
+                            : static_cast<double>(golden.batch * golden.training.tokens()) /
+                                  static_cast<double>(golden.training.group_tokens());
+  training.backward(table, parameters, 1.0 / groups, gradients);
+  compare_gradients(file, table, gradients, tolerances, report);
+
+  GoldenPass evaluation(backend, golden.evaluation, golden.batch);
+  read_batch(file, evaluation);
+  evaluation.forward(table, parameters, Mode::evaluation, golden.loss, 1.0 / static_cast<double>(golden.batch));
+  file.compare({.name = "/eval", .required = required(golden.evaluation, {"logits", "loss_main"})},
+               evaluation_outputs(evaluation), tolerances, report);
+}
+
+}  // namespace vitrail

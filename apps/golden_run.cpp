@@ -1,0 +1,125 @@
+#include "apps/golden_run.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <set>
+
+#include "device/host_values.hpp"
+
+namespace vitrail {
+
+namespace {
+
+std::int64_t experts_of(const std::vector<ParameterSpec>& table) {
+  for (const ParameterSpec& spec : table) {
+    if (spec.expert) return spec.shape[0];
+  }
+  return 1;
+}
+
+/// Sums of squares of the blocks of one flat array, put to the places of their tensors.
+void add_square_sums(Ops& ops, const FlatLayout& layout, Tensor flat, std::vector<double>& by_tensor) {
+  const auto blocks = static_cast<std::int64_t>(layout.blocks().size());
+  if (blocks == 0) return;
+  std::vector<std::int64_t> begin;
+  for (const FlatBlock& block : layout.blocks()) begin.push_back(block.begin);
+  begin.push_back(flat.elements());
+  std::vector<double> sums(layout.blocks().size());
+  ops.block_square_sums({.x = flat,
+                         .block_begin = ConstTensor(begin.data(), {blocks + 1}, Dtype::i64),
+                         .sums = Tensor(sums.data(), {blocks}, Dtype::f64)});
+  for (std::size_t i = 0; i < sums.size(); ++i) by_tensor[layout.blocks()[i].tensor] += sums[i];
+}
+
+}  // namespace
+
+FlatParameters::FlatParameters(Device& device, Dtype real, const std::vector<ParameterSpec>& table)
+    : dense_layout_(table, 0, 0, 1), expert_layout_(table, 0, experts_of(table), 1) {
+  const auto lay_out = [&](Arena& arena) {
+    dense_ = arena.allocate(real, {dense_layout_.elements()});
+    expert_ = arena.allocate(real, {expert_layout_.elements()});
+  };
+  Arena measured("golden parameters");
+  lay_out(measured);
+  arena_ = std::make_unique<Arena>("golden parameters", device, measured.bytes());
+  lay_out(*arena_);
+  dense_layout_.cut(table, dense_, tensors_);
+  expert_layout_.cut(table, expert_, tensors_);
+}
+
+double FlatParameters::norm(Ops& ops) const {
+  std::vector<double> by_tensor(tensors_.size());
+  add_square_sums(ops, dense_layout_, dense_, by_tensor);
+  add_square_sums(ops, expert_layout_, expert_, by_tensor);
+  return std::sqrt(std::accumulate(by_tensor.begin(), by_tensor.end(), 0.0));
+}
+
+void read_parameters(const GoldenFile& file, const std::string& group, const std::vector<ParameterSpec>& table,
+                     const FlatParameters& parameters) {
+  std::set<std::string> known;
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    file.read(group + "/" + table[i].name, parameters.tensors()[i]);
+    known.insert(table[i].name);
+  }
+  for (const std::string& name : file.h5().datasets_below(group)) {
+    if (!known.contains(name)) throw Unsupported("parameter " + group + "/" + name);
+  }
+}
+
+GoldenPass::GoldenPass(const GoldenBackend& backend, const ModelConfig& config, std::int64_t images)
+    : ops_(backend.ops), config_(config), self_(make_self_communicator()) {
+  if (!config.moe_blocks.empty() && images * config.tokens() % config.group_tokens() != 0) {
+    throw Unsupported(text(images, " images of ", config.tokens(), " tokens in groups of ", config.group_tokens()));
+  }
+  // With `backward` every block keeps its activations, in evaluation too: the files show them all.
+  const PassShape shape{.leaves = 1, .leaf_images = images, .expert_parallel = 1, .backward = true};
+  Arena measured("golden pass");
+  (void)lay_out_activations(measured, ops_.real(), config, shape);
+  arena_ = std::make_unique<Arena>("golden pass", backend.device, measured.bytes());
+  acts_ = lay_out_activations(*arena_, ops_.real(), config, shape);
+}
+
+void GoldenPass::forward(const std::vector<ParameterSpec>& table, const FlatParameters& parameters, Mode mode,
+                         Loss loss, double image_scale) {
+  const VitMoeParams bound = bind_params(config_, table, parameters.tensors());
+  vit_moe_forward({ops_, *self_}, config_, bound, mode, acts_);
+  vit_moe_loss(ops_, loss, image_scale, mode == Mode::training, acts_);
+}
+
+void GoldenPass::backward(const std::vector<ParameterSpec>& table, const FlatParameters& parameters, double group_scale,
+                          const FlatParameters& gradients) {
+  const VitMoeParams bound = bind_params(config_, table, parameters.tensors());
+  VitMoeParams bound_gradients = bind_params(config_, table, gradients.tensors());
+  vit_moe_backward({ops_, *self_}, config_, bound, group_scale, acts_, bound_gradients);
+}
+
+double GoldenPass::mean_loss() const { return mean_of(to_doubles(acts_.loss)); }
+
+std::vector<double> GoldenPass::auxiliary_loss(std::int64_t block, Mode mode) const {
+  const MoeActivations& moe = acts_.blocks[static_cast<std::size_t>(block)].moe;
+  const std::vector<double> importance = to_doubles(moe.importance);
+  const std::vector<double> load = to_doubles(moe.load);
+  const std::vector<double> gshard = to_doubles(moe.gshard);
+  const double load_weight = mode == Mode::training && noisy() ? config_.router.load_weight : 0.0;
+  std::vector<double> weighted(importance.size());
+  for (std::size_t g = 0; g < weighted.size(); ++g) {
+    weighted[g] = config_.router.gshard_weight * gshard[g] + config_.router.importance_weight * importance[g] +
+                  load_weight * load[g];
+  }
+  return weighted;
+}
+
+double GoldenPass::auxiliary_loss(Mode mode) const {
+  double sum = 0;
+  for (const std::int64_t block : config_.moe_blocks) sum += mean_of(auxiliary_loss(block, mode));
+  return sum;
+}
+
+std::string block_name(std::int64_t block) { return "encoderblock_" + std::to_string(block); }
+
+double mean_of(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+}  // namespace vitrail

@@ -1,0 +1,82 @@
+#pragma once
+// A model in memory of its own, for golden files: parameters, gradients and one pass of training or evaluation. The
+// whole pass is one leaf.
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "apps/golden.hpp"
+#include "apps/golden_config.hpp"
+#include "apps/golden_file.hpp"
+#include "comm/communicator.hpp"
+#include "device/arena.hpp"
+#include "model/vit_moe.hpp"
+#include "train/flat_layout.hpp"
+
+namespace vitrail {
+
+/// The tensors of a table, dense ones and experts each in a flat array.
+class FlatParameters {
+ public:
+  FlatParameters(Device& device, Dtype real, const std::vector<ParameterSpec>& table);
+
+  [[nodiscard]] const FlatLayout& dense_layout() const noexcept { return dense_layout_; }
+  [[nodiscard]] const FlatLayout& expert_layout() const noexcept { return expert_layout_; }
+  [[nodiscard]] Tensor dense() const noexcept { return dense_; }
+  [[nodiscard]] Tensor expert() const noexcept { return expert_; }
+  /// In the order of the table, with its shapes.
+  [[nodiscard]] const std::vector<Tensor>& tensors() const noexcept { return tensors_; }
+  /// The square root of the sum of all squares, added up block by block in the order of the table.
+  [[nodiscard]] double norm(Ops& ops) const;
+
+ private:
+  FlatLayout dense_layout_, expert_layout_;
+  std::unique_ptr<Arena> arena_;
+  Tensor dense_, expert_;
+  std::vector<Tensor> tensors_;
+};
+
+/// `parameters` of a table out of `group`. Error (data) when one is missing or has another shape; Unsupported when the
+/// group holds a tensor that the table does not know.
+void read_parameters(const GoldenFile& file, const std::string& group, const std::vector<ParameterSpec>& table,
+                     const FlatParameters& parameters);
+
+/// The activations of a pass and what runs it.
+class GoldenPass {
+ public:
+  GoldenPass(const GoldenBackend& backend, const ModelConfig& config, std::int64_t images);
+
+  [[nodiscard]] Activations& acts() noexcept { return acts_; }
+  [[nodiscard]] const ModelConfig& config() const noexcept { return config_; }
+  /// Does its training pass draw noise?
+  [[nodiscard]] bool noisy() const noexcept { return config_.router.noise_std > 0; }
+
+  /// acts().images, targets and noise -> everything that a forward pass gives, and the loss per image.
+  void forward(const std::vector<ParameterSpec>& table, const FlatParameters& parameters, Mode mode, Loss loss,
+               double image_scale);
+  /// Then: the gradients of image_scale * sum of losses + group_scale * sum of auxiliary losses.
+  void backward(const std::vector<ParameterSpec>& table, const FlatParameters& parameters, double group_scale,
+                const FlatParameters& gradients);
+
+  [[nodiscard]] double mean_loss() const;
+  /// Weighted auxiliary loss of every group of a block.
+  [[nodiscard]] std::vector<double> auxiliary_loss(std::int64_t block, Mode mode) const;
+  /// Mean over groups of the sum over blocks.
+  [[nodiscard]] double auxiliary_loss(Mode mode) const;
+
+ private:
+  Ops& ops_;
+  ModelConfig config_;
+  std::unique_ptr<Communicator> self_;
+  std::unique_ptr<Arena> arena_;
+  Activations acts_;
+};
+
+/// "encoderblock_3".
+std::string block_name(std::int64_t block);
+
+double mean_of(const std::vector<double>& values);
+
+}  // namespace vitrail

@@ -1,0 +1,61 @@
+#pragma once
+// Parameter updates as golden files show them: the optimizer on whole arrays, and what is written down after each step.
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "apps/golden_config.hpp"
+#include "apps/golden_run.hpp"
+
+namespace vitrail {
+
+/// What one update tells.
+struct GoldenUpdateNorms {
+  double learning_rate = 0;
+  double gradients = 0;   ///< before factors and clipping
+  double updates = 0;     ///< of the change of the parameters
+  double parameters = 0;  ///< after it
+};
+
+/// The optimizer: its state is that of one rank that owns everything.
+class GoldenUpdate {
+ public:
+  GoldenUpdate(const GoldenBackend& backend, const GoldenOptimizer& golden, const std::vector<ParameterSpec>& table,
+               const FlatParameters& parameters);
+  GoldenUpdateNorms apply(Ops& ops, const FlatParameters& gradients, const FlatParameters& parameters);
+
+ private:
+  GoldenOptimizer golden_;
+  std::unique_ptr<Arena> arena_;
+  std::optional<AdamW> dense_, expert_;
+  std::int64_t updates_ = 0;
+};
+
+/// Parameters and norms after every step.
+class GoldenTrajectory {
+ public:
+  GoldenTrajectory(const GoldenFile& file, const std::vector<ParameterSpec>& table)
+      : file_(file), table_(table), values_(table.size()) {}
+
+  void add(const GoldenUpdateNorms& norms, const FlatParameters& parameters);
+  /// Compares /trajectory, step by step; the scale of a tensor at step t is the larger of its largest entry and the sum
+  /// of the learning rates up to t. With `model`, the biases of attention keys are shown as ZERO-GRADIENT: softmax does
+  /// not feel them, so that Adam divides round-off by round-off.
+  void compare_parameters(double tolerance, bool model, GoldenReport& report) const;
+
+  [[nodiscard]] GoldenQuantity learning_rates() const { return of(&GoldenUpdateNorms::learning_rate, false); }
+  [[nodiscard]] GoldenQuantity gradient_norms() const { return of(&GoldenUpdateNorms::gradients, true); }
+  [[nodiscard]] GoldenQuantity update_norms() const { return of(&GoldenUpdateNorms::updates, true); }
+  [[nodiscard]] GoldenQuantity parameter_norms() const { return of(&GoldenUpdateNorms::parameters, true); }
+
+ private:
+  [[nodiscard]] GoldenQuantity of(double GoldenUpdateNorms::*member, bool norm) const;
+
+  const GoldenFile& file_;
+  const std::vector<ParameterSpec>& table_;
+  std::vector<GoldenUpdateNorms> norms_;
+  std::vector<std::vector<double>> values_;  ///< of each tensor, step after step
+};
+
+}  // namespace vitrail

@@ -1,0 +1,64 @@
+// vitrail-selftest: shows that this build computes what it should.
+
+#include <cstdio>
+#include <cstring>
+#include <iostream>
+
+#include "apps/golden.hpp"
+#include "apps/options.hpp"
+
+namespace vitrail {
+namespace {
+
+constexpr char kManual[] =
+    "vitrail-selftest: shows that this build computes what it should.\n"
+    "\n"
+    "  vitrail-selftest golden FILE...    compares with results of the original implementation\n"
+    "\n"
+    "vitrail-selftest COMMAND --help tells more.\n";
+
+int run_golden_command(int argc, const char* const* argv) {
+  std::vector<std::filesystem::path> files;
+  std::string backend = "reference";
+  int threads = 1;
+  Options options("vitrail-selftest golden",
+                  "vitrail-selftest golden FILE... : runs golden files (results of the original V-MoE implementation)\n"
+                  "and prints, for every quantity, the largest error as a part of its scale, the tolerance and the\n"
+                  "verdict.\n"
+                  "\n"
+                  "  vitrail-selftest golden tests/golden/*.h5 --backend cpu\n"
+                  "\n"
+                  "Exit codes: 0 all pass; 5 something differs; 3 a file cannot be read; 1 a file needs what is not\n"
+                  "built (UNSUPPORTED).");
+  options.add("files", files, "FILE...", "golden files, also without --files").required().only_on_command_line();
+  options.positional("files");
+  options.add("backend", backend, "NAME", "what computes").choices({"reference", "cpu"});
+  options.add("threads", threads, "N", "threads of the cpu back end");
+  if (!options.parse(argc, argv)) return 0;
+  options.apply();
+  VITRAIL_EXPECT(threads >= 1, ExitCode::usage, text("--threads ", threads), "at least one thread works", "");
+
+  const std::unique_ptr<Device> device = make_cpu_device();
+  const std::unique_ptr<Ops> ops = backend == "cpu" ? make_cpu_ops(threads) : make_reference_ops();
+  GoldenReport report(stdout);
+  run_golden({*ops, *device}, files, report);
+  return static_cast<int>(report.exit_code());
+}
+
+int run_command(int argc, const char* const* argv) {
+  const std::string command = argc > 1 ? argv[1] : "";
+  if (command == "golden") return run_golden_command(argc - 1, argv + 1);
+  if (command == "--help") {
+    std::cout << kManual;
+    return 0;
+  }
+  fail(ExitCode::usage, {command.empty() ? "no command is given" : "'" + command + "' is not a command",
+                         "vitrail-selftest has several tests", "See vitrail-selftest --help"});
+}
+
+}  // namespace
+}  // namespace vitrail
+
+int main(int argc, char** argv) {
+  return vitrail::run_guarded("vitrail-selftest", [&] { return vitrail::run_command(argc, argv); });
+}
