@@ -220,6 +220,15 @@ std::optional<std::string> Options::given(const std::string& name) const {
   return std::nullopt;
 }
 
+void Options::read_settings(const std::vector<Setting>& settings) {
+  for (const Setting& setting : settings) {
+    const Option* const option = find(setting.name);
+    if (option == nullptr || !option->in_files_ || setting.values.empty()) continue;
+    expect_valid(*option, setting.values, "remembered settings: ");
+    put(file_, setting.name, setting.values);
+  }
+}
+
 void Options::apply() {
   for (const Option& option : options_) {
     bool found_one = false;

@@ -94,6 +94,9 @@ class Options {
   [[nodiscard]] bool parse(int argc, const char* const* argv);
   /// Reads a configuration file.
   void read_file(const std::filesystem::path& path);
+  /// Settings of an earlier run, in the place of a configuration file. Names that this program has no option for are
+  /// passed over: another program wrote them.
+  void read_settings(const std::vector<Setting>& settings);
   /// What the command line, or else the file, says for a single-valued option (also before apply()).
   [[nodiscard]] std::optional<std::string> given(const std::string& name) const;
   /// Fills the variables: file first, command line on top.
