@@ -56,24 +56,22 @@ build() {
     cmake --preset release -DBUILD_TESTING=OFF --log-level=WARNING >/dev/null
   fi
   say "build: $programs (what is built already is kept)"
-  cmake --build $programs --parallel "$(nproc)" --target "$@"
+  cmake --build $programs --parallel "$(nproc)"
 }
 
-# pack train|test PREFIX: one part of the data set, under its name only once it is whole.
+# pack train|test PREFIX SHARDS: one split of the data set. vitrail-pack gives it its name only once it is whole.
 pack() {
-  local part=$1 prefix=$2
-  if [ -d "$data/$part" ]; then
-    say "data: $data/$part is there"
+  local split=$1 prefix=$2 shards=$3
+  if [ -f "$data/$split/manifest.json" ]; then
+    say "data: $data/$split is there"
     return
   fi
   [ -f "$images/$prefix-images-idx3-ubyte.gz" ] || refuse "$images/$prefix-images-idx3-ubyte.gz is missing." \
     "It comes with the Debian package dataset-fashion-mnist: jobs/install_dependencies.sh quickstart"
-  say "data: packing $data/$part"
-  rm -rf "$data/$part.unfinished"
-  mkdir -p "$data"
+  say "data: packing $data/$split"
+  mkdir -p $data
   $programs/vitrail-pack --images "$images/$prefix-images-idx3-ubyte.gz" \
-    --labels "$images/$prefix-labels-idx1-ubyte.gz" --output "$data/$part.unfinished" --shards "$3" --classes 10
-  mv "$data/$part.unfinished" "$data/$part"
+    --labels "$images/$prefix-labels-idx1-ubyte.gz" --output "$data/$split" --shards "$shards" --classes 10
 }
 
 # mpirun for the ranks of this run. Not pinned, and allowed to share a core: the machine may be small or a container.
@@ -84,50 +82,50 @@ train() {
     say "train: $run_dir is trained (remove it to train again)"
     return
   fi
-  local resume=()
   if [ -e $run_dir/checkpoints/latest ]; then
     say "train: going on from the last checkpoint of $run_dir"
-    resume=(--resume)
   else
     say "train: preset fmnist on $ranks ranks, the experts spread over both"
   fi
+  mkdir -p $run_dir
+  local code=0
   launch $programs/vitrail-train --preset fmnist --data $data/train --run-dir $run_dir --expert-parallel $ranks \
-    --threads 1 "${resume[@]}" || {
-    local code=$?
-    [ $code != 85 ] || printf 'stopped in time and saved: run jobs/quickstart.sh again to go on\n' >&2
-    exit $code
-  }
+    --threads 1 --resume | tee -a $run_dir/train.log || code=${PIPESTATUS[0]}
+  # mpirun gives the ranks a terminal, so progress is one line redrawn: in the log it becomes lines.
+  sed -i 's/\r/\n/g' $run_dir/train.log
+  [ "$code" != 85 ] || printf 'stopped in time and saved: run jobs/quickstart.sh again to go on\n' >&2
+  [ "$code" = 0 ] || exit "$code"
 }
 
-# Test accuracy as trained, then with capacity ratios below it, in both orders of routing.
+# Test accuracy as trained, then with less and less room for the experts, in both orders of routing. vitrail-eval
+# writes evaluation.json last.
 evaluate() {
-  if [ -f $run_dir/evaluation.txt ]; then
+  if [ -f $run_dir/evaluation.json ]; then
     say "evaluate: $run_dir is evaluated"
-  else
-    say "evaluate: the 10,000 test images"
-    launch $programs/vitrail-eval --run-dir $run_dir --data $data/test --expert-parallel $ranks --threads 1 \
-      --capacity-table 0.1 0.25 0.5 1.05 >$run_dir/evaluation.unfinished
-    mv $run_dir/evaluation.unfinished $run_dir/evaluation.txt
+    cat $run_dir/evaluation.txt
+    return
   fi
-  cat $run_dir/evaluation.txt
+  say "evaluate: the 10,000 test images"
+  launch $programs/vitrail-eval --run-dir $run_dir --data $data/test --expert-parallel $ranks --threads 1 \
+    --capacity-table 0.1 0.25 0.5 1.05 | tee $run_dir/evaluation.txt
 }
 
-# number KEY: a number of summary.json, which the programs write with one key a line; "-" if it is not there.
+# number FILE KEY FORMAT [SCALE]: a number of a JSON file with one key a line, times SCALE; "-" if it has no such key.
 number() {
-  local found
-  found=$(sed -n "s/^ *\"$1\": *\\([-+0-9.eE]*\\),\\{0,1\\}\$/\\1/p" $run_dir/summary.json | head -n 1)
-  echo "${found:--}"
+  LC_ALL=C awk -v key="\"$2\":" -v format="$3" -v scale="${4:-1}" '
+    $1 == key { printf format, $2 * scale; found = 1; exit }
+    END { if (!found) printf "-" }' "$run_dir/$1"
 }
 
 closing_table() {
   echo
   printf '%-34s %s\n' \
-    "test accuracy" "$(number test_accuracy)" \
-    "training time, s" "$(number train_wall_s)" \
-    "images/s" "$(number images_per_s)" \
-    "share of measured GEMM peak" "$(number gemm_peak_share)" \
-    "drop rate" "$(number drop_rate)" \
-    "load balance of the experts" "$(number load_balance)" \
+    "test accuracy" "$(number evaluation.json test_accuracy '%.2f %%' 100)" \
+    "training time" "$(number summary.json train_wall_s '%.0f s')" \
+    "images/s" "$(number summary.json images_per_s %.0f)" \
+    "share of measured GEMM peak" "$(number summary.json gemm_peak_share '%.1f %%' 100)" \
+    "choices dropped" "$(number summary.json drop_rate '%.2f %%' 100)" \
+    "fullest expert / mean" "$(number summary.json load_imbalance %.2f)" \
     "checkpoint" "$run_dir/checkpoints" \
     "metrics" "$run_dir/metrics.jsonl" \
     "log" "$run_dir/train.log"
@@ -135,7 +133,7 @@ closing_table() {
 
 Worth trying next:
   $programs/vitrail-selftest layouts
-  $programs/vitrail-bench step --preset fmnist
+  mpirun -np $ranks --oversubscribe $programs/vitrail-eval --run-dir $run_dir --data $data/test --selected 1
 END
 }
 
@@ -148,7 +146,7 @@ if [ "$(nproc)" -lt $ranks ]; then
 fi
 
 install_packages
-build vitrail-pack vitrail-train vitrail-eval vitrail-selftest vitrail-bench
+build
 pack train train 8
 pack test t10k 2
 train

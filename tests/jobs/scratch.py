@@ -8,7 +8,7 @@ import unittest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TOOLS = "bash cat dirname env grep head mkdir mktemp mv printf rm sed tail touch".split()
+TOOLS = "awk bash cat dirname env grep head mkdir mktemp mv printf rm sed tail tee touch".split()
 
 
 class Scratch(unittest.TestCase):

@@ -9,12 +9,16 @@ from pathlib import Path
 from scratch import Scratch
 
 SCRIPT = "jobs/quickstart.sh"
-PROGRAMS = "pack train eval selftest bench".split()
 # The value behind an option: option_value --output "$@"
 OPTION_VALUE = 'option_value() { local name=$1; shift; while [ "$1" != "$name" ]; do shift; done; echo "$2"; }\n'
 TRAIN = """run=$(option_value --run-dir "$@")
 mkdir -p "$run"
-printf '{\\n  "test_accuracy": 0.8812,\\n  "drop_rate": 1.5e-02\\n}\\n' >"$run/summary.json"
+printf '{\\n  "images_per_s": 1234.5,\\n  "drop_rate": 1.5e-02\\n}\\n' >"$run/summary.json"
+printf 'step 1\\rstep 2\\n'
+"""
+PACK = 'split=$(option_value --output "$@"); mkdir -p "$split"; touch "$split/manifest.json"'
+EVAL = """echo capacity table
+printf '{\\n  "test_accuracy": 0.8812\\n}\\n' >"$(option_value --run-dir "$@")/evaluation.json"
 """
 
 
@@ -26,11 +30,9 @@ class Quickstart(Scratch):
         self.stand_in("ninja")
         self.stand_in("cmake", "touch build/release/CMakeCache.txt")
         self.stand_in("mpirun", 'while [ "${1#*vitrail}" = "$1" ]; do shift; done\nexec "$@"')
-        for name in PROGRAMS:
-            self.program(name)
-        self.program("pack", 'mkdir -p "$(option_value --output "$@")"')
+        self.program("pack", PACK)
         self.program("train", TRAIN)
-        self.program("eval", "echo capacity table")
+        self.program("eval", EVAL)
 
     def program(self, name, body=""):
         self.stand_in(f"vitrail-{name}", OPTION_VALUE + body, self.root / "build/release")
@@ -46,9 +48,11 @@ class Quickstart(Scratch):
         self.assertIn("-np 2", self.calls("mpirun")[0])
         self.assertIn("--expert-parallel 2", self.calls("vitrail-train")[0])
         self.assertIn("capacity table", done.stdout)
-        self.assertRegex(done.stdout, r"test accuracy +0\.8812\n")
-        self.assertRegex(done.stdout, r"drop rate +1\.5e-02\n")
-        self.assertRegex(done.stdout, r"images/s +-\n")
+        self.assertRegex(done.stdout, r"test accuracy +88\.12 %\n")
+        self.assertRegex(done.stdout, r"images/s +123[45]\n")
+        self.assertRegex(done.stdout, r"choices dropped +1\.50 %\n")
+        self.assertRegex(done.stdout, r"training time +-\n")
+        self.assertEqual((self.root / "runs/quickstart/train.log").read_text(), "step 1\nstep 2\n")
 
     def test_a_second_run_makes_nothing_again_and_shows_the_same_table(self):
         first = self.quickstart().stdout
@@ -68,12 +72,13 @@ class Quickstart(Scratch):
         done = self.quickstart()
         self.assertEqual(done.returncode, 0, done.stdout)
         self.assertTrue(self.calls("vitrail-train")[0].endswith("--resume"))
+        self.assertIn("going on from the last checkpoint", done.stdout)
 
     def test_an_interrupted_packing_is_not_taken_for_data(self):
         self.program("pack", 'mkdir -p "$(option_value --output "$@")"; exit 3')
         self.assertEqual(self.quickstart().returncode, 3)
         self.assertEqual(self.calls("vitrail-train"), [])
-        self.program("pack", 'mkdir "$(option_value --output "$@")"')
+        self.program("pack", PACK)
         self.forget_calls()
         done = self.quickstart()
         self.assertEqual(done.returncode, 0, done.stdout)
@@ -90,10 +95,14 @@ class Quickstart(Scratch):
         self.assertEqual(done.returncode, 85)
         self.assertIn("run jobs/quickstart.sh again", done.stdout)
 
-    def test_a_failing_evaluation_leaves_nothing_that_looks_done(self):
+    def test_a_failing_evaluation_is_made_again(self):
         self.program("eval", "echo half a table; exit 4")
         self.assertEqual(self.quickstart().returncode, 4)
-        self.assertFalse((self.root / "runs/quickstart/evaluation.txt").exists())
+        self.program("eval", EVAL)
+        done = self.quickstart()
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertIn("capacity table", done.stdout)
+        self.assertNotIn("half a table", done.stdout)
 
     def test_a_failing_build_ends_it(self):
         self.stand_in("cmake", "exit 1")
