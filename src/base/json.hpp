@@ -19,15 +19,15 @@ struct JsonMember;
 class Json {
  public:
   Json() = default;  ///< null
-  Json(bool value) : value_(value) {}
-  Json(int value) : value_(std::int64_t{value}) {}
-  Json(std::int64_t value) : value_(value) {}
-  Json(double value) : value_(value) {}  ///< NaN and infinities are written as null: JSON has no word for them
-  Json(std::string value) : value_(std::move(value)) {}
-  Json(std::string_view value) : value_(std::string(value)) {}
-  Json(const char* value) : value_(std::string(value)) {}
-  Json(std::vector<Json> items) : value_(std::move(items)) {}
-  static Json array() { return {std::vector<Json>()}; }
+  Json(bool value);
+  Json(int value);
+  Json(std::int64_t value);
+  Json(double value);  ///< NaN and infinities are written as null: JSON has no word for them
+  Json(std::string value);
+  Json(std::string_view value);
+  Json(const char* value);
+  Json(std::vector<Json> items);
+  static Json array();
   static Json object();
 
   /// Parses one document. `source` names it in messages: a path, or "attribute 'config'".
@@ -79,5 +79,16 @@ struct JsonMember {
   std::string key;
   Json value;
 };
+
+// Here, not in the class: a constructor that may throw needs ~vector<JsonMember>, so JsonMember must be complete.
+inline Json::Json(bool value) : value_(value) {}
+inline Json::Json(int value) : value_(std::int64_t{value}) {}
+inline Json::Json(std::int64_t value) : value_(value) {}
+inline Json::Json(double value) : value_(value) {}
+inline Json::Json(std::string value) : value_(std::move(value)) {}
+inline Json::Json(std::string_view value) : value_(std::string(value)) {}
+inline Json::Json(const char* value) : value_(std::string(value)) {}
+inline Json::Json(std::vector<Json> items) : value_(std::move(items)) {}
+inline Json Json::array() { return {std::vector<Json>()}; }
 
 }  // namespace vitrail
