@@ -268,7 +268,8 @@ GoldenOptimizer golden_optimizer(const Json& json, const std::string& path, std:
   optimizer.beta2 = keys.real("b2", 0.999);
   optimizer.epsilon = keys.real("eps", 1e-8);
   const std::string moment = keys.string("mu_dtype", "float32");
-  keys.expect(moment == "float32", "mu_dtype", moment);
+  keys.expect(moment == "float32" || moment == "bfloat16", "mu_dtype", moment);
+  optimizer.bf16_moment = moment == "bfloat16";
   if (const Json* const decay = keys.find("weight_decay")) {
     optimizer.decay = decay->is_number() ? std::vector<PatternValue>{{"", decay->as_real()}}
                                          : pattern_values(*decay, keys.path_to("weight_decay"));

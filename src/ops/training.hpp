@@ -75,7 +75,8 @@ struct BlockSquareSums {
 ///   m = b1 m + (1-b1) d;  v = b2 v + (1-b2) d^2
 ///   u = (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + epsilon) + decay[b] * parameter;  parameter -= learning_rate * u
 /// Block b of the parameters has a weight decay and a gradient multiplier of its own; a frozen block keeps its
-/// parameters (its moments move all the same).
+/// parameters (its moments move all the same). With `bf16_moment`, m is stored rounded to bfloat16 and decays in
+/// bfloat16, as optax's mu_dtype does it: bf16(bf16(b1) m) + (1-b1) d enters u unrounded.
 struct AdamWStep {
   ConstTensor gradient;         // real [n]
   ConstTensor block_begin;      // i64 [blocks_plus_1]
@@ -89,9 +90,10 @@ struct AdamWStep {
   double beta2 = 0.999;
   double epsilon = 1e-8;
   std::int64_t updates = 1;  // t: this update included
-  Tensor parameter;          // real [n]
-  Tensor m;                  // real [n]
-  Tensor v;                  // real [n]
+  bool bf16_moment = false;
+  Tensor parameter;  // real [n]
+  Tensor m;          // real [n]
+  Tensor v;          // real [n]
   void check() const;
 };
 

@@ -78,6 +78,7 @@ void AdamW::update(Ops& ops, ConstTensor gradient, double clip, double learning_
                   .beta2 = config_.beta2,
                   .epsilon = config_.epsilon,
                   .updates = updates,
+                  .bf16_moment = config_.bf16_moment,
                   .parameter = parameter,
                   .m = m_,
                   .v = v_});

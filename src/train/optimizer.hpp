@@ -22,6 +22,7 @@ struct OptimizerConfig {
   double beta1 = 0.9;
   double beta2 = 0.999;
   double epsilon = 1e-8;
+  bool bf16_moment = false;                  ///< the first moment is rounded to bfloat16 (ops/training.hpp)
   std::vector<PatternValue> decay;           ///< weight decay: the first pattern found wins, 0 if none
   std::vector<PatternValue> gradient_scale;  ///< factor on the gradient: likewise, 1 if none
   double clip_norm = 0;                      ///< clip by global norm: gradients * clip/norm when norm >= clip; 0 = off

@@ -38,23 +38,31 @@ std::uint64_t key_of(float x, std::int64_t place) {
   return (std::uint64_t{~ascending} << 32) | static_cast<std::uint64_t>(place);
 }
 
+/// Both softmaxes of tokens begin .. end-1.
+void compute_gates(const RouteTopK& a, std::int64_t begin, std::int64_t end, std::int64_t experts) {
+  const std::int64_t first = begin * experts;
+  const float* const logits = a.logits.as<float>() + first;
+  float* const clean = a.gates_clean.as<float>() + first;
+  float* const gates = a.gates.as<float>() + first;
+  softmax_rows(logits, nullptr, 0.0F, clean, end - begin, experts);
+  if (a.noise) {
+    const float* const noise = a.noise.as<float>() + first;
+    softmax_rows(logits, noise, static_cast<float>(a.noise_std), gates, end - begin, experts);
+  } else {
+    std::copy_n(clean, (end - begin) * experts, gates);
+  }
+}
+
 }  // namespace
 
 void CpuOps::run(const RouteTopK& a) {
-  const std::int64_t groups = a.logits.shape[0];
-  const std::int64_t tokens = a.logits.shape[1];
-  const std::int64_t experts = a.logits.shape[2];
+  const std::int64_t groups = a.gates.shape[0];
+  const std::int64_t tokens = a.gates.shape[1];
+  const std::int64_t experts = a.gates.shape[2];
   const std::int64_t choices = a.selected.shape[2];
   for_each_piece(threads_, groups * tokens, rows_of_unit(16 * experts), [&](std::int64_t begin, std::int64_t end) {
-    const std::int64_t first = begin * experts;
-    softmax_rows(a.logits.as<float>() + first, nullptr, 0.0F, a.gates_clean.as<float>() + first, end - begin, experts);
     float* const gates = a.gates.as<float>();
-    if (a.noise) {
-      softmax_rows(a.logits.as<float>() + first, a.noise.as<float>() + first, static_cast<float>(a.noise_std),
-                   gates + first, end - begin, experts);
-    } else {
-      std::copy_n(a.gates_clean.as<float>() + first, (end - begin) * experts, gates + first);
-    }
+    if (a.logits) compute_gates(a, begin, end, experts);
     for (std::int64_t token = begin; token < end; ++token)
       select_experts(gates + token * experts, experts, choices, a.selected.as<std::int32_t>() + token * choices,
                      a.gate.as<float>() + token * choices);

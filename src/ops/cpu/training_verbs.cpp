@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "base/bf16.hpp"
 #include "ops/cpu/cpu_ops.hpp"
 #include "ops/cpu/dense_kernels.hpp"
 #include "ops/cpu/parallel.hpp"
@@ -88,7 +89,7 @@ void CpuOps::run(const AdamWStep& a) {
   AdamWRun common{};
   common.clip_absolute =
       a.clip_absolute > 0.0 ? static_cast<float>(a.clip_absolute) : std::numeric_limits<float>::infinity();
-  common.beta1 = static_cast<float>(a.beta1);
+  common.beta1 = a.bf16_moment ? 1.0F : static_cast<float>(a.beta1);
   common.one_minus_beta1 = static_cast<float>(1.0 - a.beta1);
   common.beta2 = static_cast<float>(a.beta2);
   common.one_minus_beta2 = static_cast<float>(1.0 - a.beta2);
@@ -106,7 +107,12 @@ void CpuOps::run(const AdamWStep& a) {
     run.gradient_scale = static_cast<float>(a.multiplier.as<double>()[block] * a.gradient_scale);
     run.decay = static_cast<float>(a.decay.as<double>()[block]);
     run.frozen = a.frozen.as<std::uint8_t>()[block] != 0;
+    // A bf16 moment decays before the run, which then adds to it, and is rounded afterwards.
+    const auto decayed = static_cast<float>(round_to_bf16(a.beta1));
+    for (std::int64_t i = 0; i < run.n && a.bf16_moment; ++i)
+      run.m[i] = static_cast<float>(round_to_bf16(decayed * run.m[i]));
     adamw_run(run);
+    for (std::int64_t i = 0; i < run.n && a.bf16_moment; ++i) run.m[i] = static_cast<float>(round_to_bf16(run.m[i]));
   });
 }
 

@@ -1,5 +1,6 @@
 // Random numbers, sums and the parameter update.
 
+#include "base/bf16.hpp"
 #include "ops/reference/numbers.hpp"
 #include "ops/reference/reference.hpp"
 
@@ -13,6 +14,10 @@ T clamp(T x, double limit) {
   if (real_part(x) < -limit) return -limit;
   return x;
 }
+
+// to bfloat16; a step function, so the derivative is 0
+double rounded(double x) { return round_to_bf16(x); }
+std::complex<double> rounded(std::complex<double> x) { return round_to_bf16(x.real()); }
 
 }  // namespace
 
@@ -47,7 +52,8 @@ void block_square_sums(const BlockSquareSums& a) {
 // d = gradient * multiplier[block] * gradient_scale, clamped to +-clip_absolute if that is positive
 // m = b1 m + (1 - b1) d;  v = b2 v + (1 - b2) d^2
 // u = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon) + decay[block] parameter;  parameter -= learning_rate u
-// A frozen block keeps its parameters; its moments move.
+// A frozen block keeps its parameters; its moments move. bf16_moment: m = bf16(bf16(b1) m) + (1 - b1) d, rounded when
+// it is stored.
 template <class T>
 void adamw_step(const AdamWStep& a) {
   const auto* begin = a.block_begin.as<std::int64_t>();
@@ -60,11 +66,11 @@ void adamw_step(const AdamWStep& a) {
       T &parameter = a.parameter.as<T>()[i], &m = a.m.as<T>()[i], &v = a.v.as<T>()[i];
       T d = a.gradient.as<T>()[i] * multiplier * a.gradient_scale;
       if (a.clip_absolute > 0.0) d = clamp(d, a.clip_absolute);
-      m = a.beta1 * m + (1.0 - a.beta1) * d;
+      m = (a.bf16_moment ? rounded(rounded(T(a.beta1)) * m) : a.beta1 * m) + (1.0 - a.beta1) * d;
       v = a.beta2 * v + (1.0 - a.beta2) * (d * d);
-      if (frozen) continue;
       const T u = m / correction1 / (std::sqrt(v / correction2) + a.epsilon) + decay * parameter;
-      parameter -= a.learning_rate * u;
+      if (!frozen) parameter -= a.learning_rate * u;
+      if (a.bf16_moment) m = rounded(m);
     }
   }
 }
