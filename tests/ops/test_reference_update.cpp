@@ -126,6 +126,7 @@ struct TwoParameters {
   OwnedTensor gradient{Dtype::f64, {2}, {.1, .2}}, begin{Dtype::i64, {3}, {0, 1, 2}};
   OwnedTensor decay{Dtype::f64, {2}, {0, 0}}, multiplier{Dtype::f64, {2}, {1, 1}}, frozen{Dtype::u8, {2}, {0, 0}};
   double gradient_scale = 1.0, clip_absolute = 0.0, learning_rate = 1.0;
+  bool bf16_moment = false;
 
   void step(Ops& ops, std::int64_t updates) {
     ops.adamw_step({.gradient = gradient,
@@ -137,6 +138,7 @@ struct TwoParameters {
                     .clip_absolute = clip_absolute,
                     .learning_rate = learning_rate,
                     .updates = updates,
+                    .bf16_moment = bf16_moment,
                     .parameter = parameter,
                     .m = m,
                     .v = v});
@@ -206,6 +208,19 @@ TEST_F(ReferenceUpdate, GradientsAreMultipliedThenScaledThenClamped) {
   q.step(*ops_, 1);
   EXPECT_NEAR(q.m.get(0), -.1, 1e-16) << "-1.5 is clamped";
   EXPECT_NEAR(q.m.get(1), .025, 1e-16) << ".25 is not";
+}
+
+TEST_F(ReferenceUpdate, ABf16MomentIsUsedUnroundedStoredRoundedAndDecaysInBf16) {
+  TwoParameters p;
+  p.gradient = OwnedTensor(Dtype::f64, {2}, {1, 1});
+  p.learning_rate = 0.5;
+  p.bf16_moment = true;
+  p.step(*ops_, 1);
+  EXPECT_NEAR(p.parameter.get(0), .1 - .5 / (1 + 1e-8), 1e-15) << ".1 enters, not bf16(.1) = 205 / 2048";
+  EXPECT_EQ(p.m.get(0), 205.0 / 2048);
+  p.gradient = OwnedTensor(Dtype::f64, {2}, {0, 0});
+  p.step(*ops_, 2);
+  EXPECT_EQ(p.m.get(0), 184.0 / 2048) << "bf16(.9) = .8984375 times 205 / 2048, rounded";
 }
 
 TEST_F(ReferenceUpdate, FindsTheMinimumOfTheMcCormickFunction) {
