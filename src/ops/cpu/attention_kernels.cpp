@@ -39,11 +39,35 @@ void pack_rows(const float* from, std::int64_t stride, std::int64_t tokens, std:
 /// to [n, row] = the transpose of from, padded with zeros.
 void pack_columns(const float* from, std::int64_t stride, std::int64_t tokens, std::int64_t n, float* to,
                   std::int64_t row) {
+  std::int64_t t = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const hn::FixedTag<float, 4> four;
+  for (; t + 4 <= tokens; t += 4) {
+    const float* const x = from + t * stride;
+    std::int64_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+      const auto a = hn::LoadU(four, x + i);
+      const auto b = hn::LoadU(four, x + stride + i);
+      const auto c = hn::LoadU(four, x + 2 * stride + i);
+      const auto d = hn::LoadU(four, x + 3 * stride + i);
+      const auto ab_low = hn::InterleaveLower(four, a, b);  // a0 b0 a1 b1
+      const auto ab_high = hn::InterleaveUpper(four, a, b);
+      const auto cd_low = hn::InterleaveLower(four, c, d);
+      const auto cd_high = hn::InterleaveUpper(four, c, d);
+      float* const y = to + i * row + t;
+      hn::StoreU(hn::ConcatLowerLower(four, cd_low, ab_low), four, y);
+      hn::StoreU(hn::ConcatUpperUpper(four, cd_low, ab_low), four, y + row);
+      hn::StoreU(hn::ConcatLowerLower(four, cd_high, ab_high), four, y + 2 * row);
+      hn::StoreU(hn::ConcatUpperUpper(four, cd_high, ab_high), four, y + 3 * row);
+    }
+    for (; i < n; ++i) {
+      for (std::int64_t s = 0; s < 4; ++s) to[i * row + t + s] = x[s * stride + i];
+    }
+  }
+#endif
   const std::int64_t end = whole_vectors(tokens);
-  for (std::int64_t i = 0; i < n; ++i) {
-    float* line = to + i * row;
-    for (std::int64_t t = 0; t < tokens; ++t) line[t] = from[t * stride + i];
-    for (std::int64_t t = tokens; t < end; ++t) line[t] = 0.0F;
+  for (; t < end; ++t) {
+    for (std::int64_t i = 0; i < n; ++i) to[i * row + t] = t < tokens ? from[t * stride + i] : 0.0F;
   }
 }
 /// to = scale * from, from packed to strided rows.
@@ -57,25 +81,30 @@ void unpack_rows(const float* from, std::int64_t row, std::int64_t tokens, std::
   }
 }
 
-/// scores -> exp(scale * (score - largest)), not normalised; returns their sum and sets the log of the sum of exps.
-float exponentiate(float* scores, std::int64_t tokens, float scale, float& log_sum_exp) {
+/// scores -> exp(scale * score - top), not normalised; returns their sum. top = scale * the largest score.
+float exponentiate(float* scores, std::int64_t tokens, float scale, float& top) {
   const Floats d;
-  constexpr float kLow = -std::numeric_limits<float>::infinity();
-  Vector high = set(kLow);
-  for_vectors(tokens, [&](std::int64_t i, std::int64_t count) { high = hn::Max(high, load(scores + i, count, kLow)); });
-  const float top = largest(high) * scale;
+  const Vector low = set(-std::numeric_limits<float>::infinity());
+  const std::int64_t whole = tokens / lanes() * lanes();
+  const auto rest = hn::FirstN(d, static_cast<std::size_t>(tokens - whole));  // of the last vector: rows are padded
+  Vector high = low;
+  for (std::int64_t i = 0; i < whole; i += lanes()) high = hn::Max(high, hn::LoadU(d, scores + i));
+  if (whole < tokens) high = hn::Max(high, hn::IfThenElse(rest, hn::LoadU(d, scores + whole), low));
+  top = largest(high) * scale;
   const Vector scales = set(scale);
   const Vector tops = set(top);
   Vector total = zero();
-  for_vectors(tokens, [&](std::int64_t i, std::int64_t count) {
-    Vector p = exp(hn::MulSub(load(scores + i, count), scales, tops));
-    if (count < lanes()) p = hn::IfThenElseZero(hn::FirstN(d, static_cast<std::size_t>(count)), p);
-    hn::StoreU(p, d, scores + i);  // the row is padded
+  for (std::int64_t i = 0; i < whole; i += lanes()) {
+    const Vector p = exp(hn::MulSub(hn::LoadU(d, scores + i), scales, tops));
+    hn::StoreU(p, d, scores + i);
     total = hn::Add(total, p);
-  });
-  const float all = sum(total);
-  log_sum_exp = top + std::log(all);
-  return all;
+  }
+  if (whole < tokens) {
+    const Vector p = hn::IfThenElseZero(rest, exp(hn::MulSub(hn::LoadU(d, scores + whole), scales, tops)));
+    hn::StoreU(p, d, scores + whole);
+    total = hn::Add(total, p);
+  }
+  return sum(total);
 }
 
 void Forward(const AttentionHead& a) {
@@ -93,9 +122,16 @@ void Forward(const AttentionHead& a) {
     const std::int64_t rows = std::min(kQueryBlock, a.tokens - first);
     small_gemm(
         {rows, tokens, a.width, a.q + first * a.stride, a.stride, 1, keys, pad.tokens, scores, pad.tokens, false});
+    float tops[kQueryBlock];
+    float totals[kQueryBlock];
     float inverse[kQueryBlock];
     for (std::int64_t row = 0; row < rows; ++row)
-      inverse[row] = 1.0F / exponentiate(scores + row * pad.tokens, a.tokens, scale, a.log_sum_exp[first + row]);
+      totals[row] = exponentiate(scores + row * pad.tokens, a.tokens, scale, tops[row]);
+    for_vectors(rows, [&](std::int64_t i, std::int64_t count) {
+      const Vector total = load(totals + i, count, 1.0F);
+      store(hn::Div(set(1.0F), total), inverse + i, count);
+      store(hn::Add(load(tops + i, count), log(total)), a.log_sum_exp + first + i, count);
+    });
     small_gemm({rows, width, a.tokens, scores, pad.tokens, 1, values, pad.width, mixed, pad.width, false});
     unpack_rows(mixed, pad.width, rows, a.width, inverse, a.out + first * a.stride, a.stride);
   }

@@ -44,32 +44,33 @@ void GeluBackward(const float* u, float* h, float* du, std::int64_t n) {
   });
 }
 
-void ColumnSums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
+/// kVectors columns of vectors, all rows; kAdd: on top of what sums hold.
+template <bool kAdd, int kVectors>
+HWY_INLINE void sum_columns(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t count, float* sums) {
+  Vector totals[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) totals[v] = kAdd ? load(sums + v * lanes(), count) : zero();
+  for (std::int64_t row = 0; row < rows; ++row) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) totals[v] = hn::Add(totals[v], load(x + row * stride + v * lanes(), count));
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) store(totals[v], sums + v * lanes(), count);
+}
+
+template <bool kAdd>
+void sum_all_columns(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
   const std::int64_t step = lanes();
   std::int64_t c = 0;
-  for (; c + 4 * step <= n; c += 4 * step) {
-    Vector s0 = zero();
-    Vector s1 = zero();
-    Vector s2 = zero();
-    Vector s3 = zero();
-    for (std::int64_t row = 0; row < rows; ++row) {
-      const float* from = x + row * stride + c;
-      s0 = hn::Add(s0, load(from, step));
-      s1 = hn::Add(s1, load(from + step, step));
-      s2 = hn::Add(s2, load(from + 2 * step, step));
-      s3 = hn::Add(s3, load(from + 3 * step, step));
-    }
-    store(s0, sums + c, step);
-    store(s1, sums + c + step, step);
-    store(s2, sums + c + 2 * step, step);
-    store(s3, sums + c + 3 * step, step);
-  }
-  for (; c < n; c += step) {
-    const std::int64_t count = std::min(step, n - c);
-    Vector s = zero();
-    for (std::int64_t row = 0; row < rows; ++row) s = hn::Add(s, load(x + row * stride + c, count));
-    store(s, sums + c, count);
-  }
+  for (; c + 4 * step <= n; c += 4 * step) sum_columns<kAdd, 4>(x + c, stride, rows, step, sums + c);
+  for (; c < n; c += step) sum_columns<kAdd, 1>(x + c, stride, rows, std::min(step, n - c), sums + c);
+}
+
+void ColumnSums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
+  sum_all_columns<false>(x, stride, rows, n, sums);
+}
+void AddColumnSums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
+  sum_all_columns<true>(x, stride, rows, n, sums);
 }
 
 void AddInto(const float* x, float* y, std::int64_t n) {
@@ -156,6 +157,7 @@ HWY_EXPORT(StartRows);
 HWY_EXPORT(BiasGelu);
 HWY_EXPORT(GeluBackward);
 HWY_EXPORT(ColumnSums);
+HWY_EXPORT(AddColumnSums);
 HWY_EXPORT(AddInto);
 HWY_EXPORT(TanhForwardRun);
 HWY_EXPORT(TanhBackwardRun);
@@ -173,6 +175,9 @@ void gelu_backward(const float* u, float* h, float* du, std::int64_t n) {
 }
 void column_sums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
   HWY_DYNAMIC_DISPATCH(ColumnSums)(x, stride, rows, n, sums);
+}
+void add_column_sums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
+  HWY_DYNAMIC_DISPATCH(AddColumnSums)(x, stride, rows, n, sums);
 }
 void add_into(const float* x, float* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(AddInto)(x, y, n); }
 void tanh_run(const float* x, float* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(TanhForwardRun)(x, y, n); }

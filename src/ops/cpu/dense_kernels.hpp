@@ -14,6 +14,8 @@ void bias_gelu(const float* bias, float* u, float* h, std::int64_t rows, std::in
 void gelu_backward(const float* u, float* h, float* du, std::int64_t n);
 /// sums[c] = sum over the rows of x[r * stride + c], c = 0 .. n-1, rows ascending.
 void column_sums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums);
+/// The same, added to what sums hold.
+void add_column_sums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums);
 /// y += x
 void add_into(const float* x, float* y, std::int64_t n);
 void tanh_run(const float* x, float* y, std::int64_t n);

@@ -1,4 +1,4 @@
-// Linear layers, MLPs and the projections of the attention.
+// Linear layers and the projections of the attention.
 
 #include <array>
 
@@ -69,54 +69,6 @@ void CpuOps::run(const LinearBackward& a) {
   }
   const WeightGradient job{a.x.as<float>(), dy, a.dw.as<float>(), a.db ? a.db.as<float>() : nullptr};
   weight_gradients({&job, 1}, {a.x.shape[0], a.x.shape[1], a.x.shape[2], in, out}, threads_, workspace_);
-}
-
-void CpuOps::run(const MlpForward& a) {
-  const std::int64_t width = a.w1.shape[1];
-  const std::int64_t hidden = a.w1.shape[2];
-  const std::int64_t weights = width * hidden;
-  const Panels panels{a.x.shape[0] * a.x.shape[1], a.x.shape[1], row_panels(a.x.shape[2], weights)};
-  const float* const x = a.x.as<float>();
-  float* const y = a.y.as<float>();
-  // h lives in a panel of each thread: it stays in cache and is not written to memory.
-  const std::int64_t panel = aligned_floats(panels.cut.piece * hidden);
-  float* const hs = workspace_.floats(threads_ * panel);
-  for_each_unit(threads_, panels.units(), [&](std::int64_t unit, int thread) {
-    const std::int64_t first = panels.first(unit);
-    const std::int64_t rows = panels.rows(unit);
-    const std::int64_t expert = panels.expert(unit);
-    float* const u = a.u.as<float>() + first * hidden;
-    float* const h = hs + thread * panel;
-    gemm(rows, hidden, width, {x + first * width, width}, {at(a.w1, expert * weights), hidden}, Into::overwrite, u,
-         hidden);
-    bias_gelu(at(a.b1, expert * hidden), u, h, rows, hidden);
-    start_rows(at(a.b2, expert * width), at(a.residual, first * width), y + first * width, rows, width);
-    gemm(rows, width, hidden, {h, hidden}, {at(a.w2, expert * weights), width}, Into::add, y + first * width, width);
-  });
-}
-
-void CpuOps::run(const MlpBackward& a) {
-  const std::int64_t width = a.w1.shape[1];
-  const std::int64_t hidden = a.w1.shape[2];
-  const std::int64_t weights = width * hidden;
-  const Panels panels{a.x.shape[0] * a.x.shape[1], a.x.shape[1], row_panels(a.x.shape[2], weights)};
-  const float* const dy = a.dy.as<float>();
-  for_each_unit(threads_, panels.units(), [&](std::int64_t unit, int) {
-    const std::int64_t first = panels.first(unit);
-    const std::int64_t rows = panels.rows(unit);
-    const std::int64_t expert = panels.expert(unit);
-    float* const du = a.du.as<float>() + first * hidden;
-    gemm(rows, hidden, width, {dy + first * width, width}, {at(a.w2, expert * weights), width, true}, Into::overwrite,
-         du, hidden);
-    gelu_backward(at(a.u, first * hidden), a.h.as<float>() + first * hidden, du, rows * hidden);
-    gemm(rows, width, hidden, {du, hidden}, {at(a.w1, expert * weights), hidden, true}, Into::overwrite,
-         a.dx.as<float>() + first * width, width);
-  });
-  const WeightGradientShape shape{a.x.shape[0], a.x.shape[1], a.x.shape[2], width, hidden};
-  const WeightGradient first{a.x.as<float>(), a.du.as<float>(), a.dw1.as<float>(), a.db1.as<float>()};
-  weight_gradients({&first, 1}, shape, threads_, workspace_);
-  const WeightGradient second{a.h.as<float>(), dy, a.dw2.as<float>(), a.db2.as<float>()};
-  weight_gradients({&second, 1}, {shape.leaves, shape.experts, shape.rows, hidden, width}, threads_, workspace_);
 }
 
 void CpuOps::run(const QkvForward& a) {

@@ -21,11 +21,11 @@ enum class Into : bool { overwrite, add };
 void gemm(std::int64_t m, std::int64_t n, std::int64_t k, Operand a, Operand b, Into into, float* c,
           std::int64_t stride);
 
-/// A count cut in equal pieces (the last one may be shorter).
+/// A count cut in equal pieces (the last one may be shorter); always at least one piece.
 struct Cut {
   std::int64_t count;  ///< of elements
   std::int64_t piece;  ///< elements of a piece
-  [[nodiscard]] std::int64_t pieces() const { return (count + piece - 1) / piece; }
+  [[nodiscard]] std::int64_t pieces() const { return std::max<std::int64_t>(1, (count + piece - 1) / piece); }
   [[nodiscard]] std::int64_t begin(std::int64_t i) const { return i * piece; }
   [[nodiscard]] std::int64_t length(std::int64_t i) const { return std::min(piece, count - i * piece); }
 };

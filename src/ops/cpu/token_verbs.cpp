@@ -92,10 +92,11 @@ void CpuOps::run(const EmbedTokensBackward& a) {
     column_sums(dx + leaf * images * tokens * n + begin, tokens * n, images, std::min(kColumns, columns - begin),
                 partials + leaf * stride + begin);
   });
-  std::array<PartialSum, 1> sum{{{partials, stride, columns, nullptr}}};
-  sum[0].out = a.dpositions ? a.dpositions.as<float>() : a.dclass_token.as<float>();
-  tree_sums(sum, leaves, 1, threads_);
-  if (a.dpositions && a.dclass_token) std::copy_n(sum[0].out, n, a.dclass_token.as<float>());
+  float* const out = a.dpositions ? a.dpositions.as<float>() : a.dclass_token.as<float>();
+  tree_sums(1, columns, leaves, 1, threads_, [&](std::int64_t) -> PartialSum {
+    return {partials, stride, columns, out};
+  });
+  if (a.dpositions && a.dclass_token) std::copy_n(out, n, a.dclass_token.as<float>());
 }
 
 void CpuOps::run(const LayernormForward& a) {
@@ -112,7 +113,7 @@ void CpuOps::run(const LayernormBackward& a) {
   const std::int64_t rows = a.x.shape[1];
   const std::int64_t n = a.x.shape[2];
   const Cut cut{rows, kNormRows};
-  const std::int64_t pieces = std::max<std::int64_t>(1, cut.pieces());
+  const std::int64_t pieces = cut.pieces();
   const std::int64_t stride = aligned_floats(n);
   float* const partials = workspace_.floats(2 * leaves * pieces * stride);
   for_each_unit(threads_, leaves * pieces, [&](std::int64_t unit, int) {
@@ -123,9 +124,9 @@ void CpuOps::run(const LayernormBackward& a) {
                              partials + 2 * unit * stride, partials + (2 * unit + 1) * stride,
                              cut.length(unit % pieces), n});
   });
-  const std::array<PartialSum, 2> sums{
-      {{partials, 2 * stride, n, a.dscale.as<float>()}, {partials + stride, 2 * stride, n, a.dbias.as<float>()}}};
-  tree_sums(sums, leaves, pieces, threads_);
+  tree_sums(2, n, leaves, pieces, threads_, [&](std::int64_t i) -> PartialSum {
+    return {partials + i * stride, 2 * stride, n, i == 0 ? a.dscale.as<float>() : a.dbias.as<float>()};
+  });
 }
 
 void CpuOps::run(const AttentionForward& a) {

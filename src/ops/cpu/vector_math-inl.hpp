@@ -59,27 +59,48 @@ HWY_INLINE Vector zero() { return hn::Zero(Floats()); }
 HWY_INLINE float sum(Vector x) { return hn::GetLane(hn::SumOfLanes(Floats(), x)); }
 HWY_INLINE float largest(Vector x) { return hn::GetLane(hn::MaxOfLanes(Floats(), x)); }
 
-/// e^x to about 1 ulp for x <= 88; larger x count as 88, below -87 it is 0. NaN stays NaN (so Min and Max have the
-/// constant on the left: x86 returns the right operand).
+/// e^x to about 1 ulp for x <= 88 (larger x are the caller's mistake); 0 below -87; NaN stays NaN. Short chains matter
+/// more than few operations here: a loop over vectors is bound by the latency of the whole.
 HWY_INLINE Vector exp(Vector x) {
   const Floats d;
   const hn::RebindToSigned<Floats> di;
-  const Vector clamped = hn::Min(set(88.0F), x);
-  const auto whole = hn::NearestInt(hn::Mul(clamped, set(1.4426950408889634F)));
-  const Vector q = hn::ConvertTo(d, whole);
+  // x / ln 2 rounded: adding 1.5 * 2^23 leaves the integer in the low bits.
+  const Vector magic = set(12582912.0F);
+  const Vector shifted = hn::MulAdd(x, set(1.4426950408889634F), magic);
+  const Vector q = hn::Sub(shifted, magic);
   // ln 2 in two parts, the first with few bits: q * ln2_high is exact.
-  Vector r = hn::NegMulAdd(q, set(0.693145751953125F), clamped);
+  Vector r = hn::NegMulAdd(q, set(0.693145751953125F), x);
   r = hn::NegMulAdd(q, set(1.42860682030941723e-6F), r);
-  Vector series = set(1.0F / 5040);  // Taylor's: |r| <= ln(2)/2, so what is left out is below 1e-8
-  series = hn::MulAdd(series, r, set(1.0F / 720));
-  series = hn::MulAdd(series, r, set(1.0F / 120));
-  series = hn::MulAdd(series, r, set(1.0F / 24));
-  series = hn::MulAdd(series, r, set(1.0F / 6));
-  series = hn::MulAdd(series, r, set(0.5F));
-  series = hn::MulAdd(hn::Mul(series, r), r, r);
-  const auto exponent = hn::ShiftLeft<23>(hn::Add(whole, hn::Set(di, 127)));
-  const Vector y = hn::Mul(hn::Add(series, set(1.0F)), hn::BitCast(d, exponent));
-  return hn::IfThenZeroElse(hn::Lt(x, set(-87.0F)), y);
+  // Taylor's series: |r| <= ln(2)/2, so what is left out is below 1e-8.
+  const Vector r2 = hn::Mul(r, r);
+  const Vector high = hn::MulAdd(r, set(1.0F / 5040), set(1.0F / 720));
+  const Vector middle = hn::MulAdd(r, set(1.0F / 120), set(1.0F / 24));
+  const Vector low = hn::MulAdd(r, set(1.0F / 6), set(0.5F));
+  const Vector series = hn::MulAdd(hn::MulAdd(high, r2, middle), r2, low);
+  const Vector fraction = hn::Add(hn::MulAdd(series, r2, r), set(1.0F));
+  const auto exponent = hn::ShiftLeft<23>(hn::Add(hn::BitCast(di, shifted), hn::Set(di, 127)));
+  return hn::IfThenZeroElse(hn::Lt(x, set(-87.0F)), hn::Mul(fraction, hn::BitCast(d, exponent)));
+}
+
+/// ln x to about 1 ulp for normal x > 0; infinity and NaN give NaN.
+HWY_INLINE Vector log(Vector x) {
+  const Floats d;
+  const hn::RebindToSigned<Floats> di;
+  // x = 2^q m with m in [sqrt(1/2), sqrt 2): the exponent of x / sqrt(1/2), taken from the bits.
+  const auto bits = hn::Sub(hn::BitCast(di, x), hn::Set(di, 0x3F3504F3));
+  const auto whole = hn::ShiftRight<23>(bits);
+  const Vector q = hn::ConvertTo(d, whole);
+  const Vector m = hn::BitCast(d, hn::Sub(hn::BitCast(di, x), hn::ShiftLeft<23>(whole)));
+  // ln m = 2 artanh s, s = (m-1)/(m+1), |s| < 0.172
+  const Vector s = hn::Div(hn::Sub(m, set(1.0F)), hn::Add(m, set(1.0F)));
+  const Vector s2 = hn::Mul(s, s);
+  Vector series = hn::MulAdd(set(1.0F / 9), s2, set(1.0F / 7));
+  series = hn::MulAdd(series, s2, set(1.0F / 5));
+  series = hn::MulAdd(series, s2, set(1.0F / 3));
+  const Vector twice = hn::Add(s, s);
+  const Vector fraction = hn::MulAdd(hn::Mul(series, s2), twice, twice);
+  const Vector result = hn::MulAdd(q, set(0.693145751953125F), hn::MulAdd(q, set(1.42860682030941723e-6F), fraction));
+  return hn::Add(result, hn::Sub(x, x));  // 0, or NaN where x is not finite
 }
 
 /// tanh x = 1 - 2 / (e^2x + 1); small x take Taylor's series, because there the difference would cancel.
@@ -109,9 +130,10 @@ HWY_INLINE Gelu gelu_and_slope(Vector u) {
   const Vector two_c0 = set(1.5957691216057308F);
   const Vector cubic = set(0.044715F * 1.5957691216057308F);
   const Vector u2 = hn::Mul(u, u);
-  const Vector two_z = hn::Mul(u, hn::MulAdd(cubic, u2, two_c0));
-  // Beyond +-80 the sigmoid is 0 or 1 to f32, and e^-2z would leave its range.
-  const Vector e = exp(hn::Max(set(-80.0F), hn::Min(set(80.0F), hn::Neg(two_z))));
+  const Vector minus_two_z = hn::Mul(u, hn::NegMulSub(cubic, u2, two_c0));
+  // Beyond +-80 the sigmoid is 0 or 1 to f32, and e^-2z would leave its range. (Min and Max have the constant on the
+  // left: x86 returns the right operand if one is NaN.)
+  const Vector e = exp(hn::Max(set(-80.0F), hn::Min(set(80.0F), minus_two_z)));
   const Vector s = hn::Div(set(1.0F), hn::Add(e, set(1.0F)));
   const Vector value = hn::Mul(u, s);
   // slope = s + u s (1-s) 2 z'(u), with 1 - s = e s

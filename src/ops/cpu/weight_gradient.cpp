@@ -11,12 +11,9 @@ namespace vitrail::cpu {
 
 namespace {
 
-// Weights of at most this many elements get one partial sum per (leaf, piece of rows); larger ones are cut in tiles.
-constexpr std::int64_t kSmallWeights = 1 << 18;
 constexpr std::int64_t kMostRowsOfPiece = 512;
 constexpr std::int64_t kTileIn = 256;
 constexpr std::int64_t kTileOut = 512;
-constexpr std::int64_t kPieceOfSum = 4096;  // elements
 
 /// p[0] = tree over p[0], p[step], p[2 step] ... (count of them), on n elements each.
 void tree_rows(float* p, std::int64_t step, std::int64_t count, std::int64_t n) {
@@ -27,39 +24,31 @@ void tree_rows(float* p, std::int64_t step, std::int64_t count, std::int64_t n) 
 
 /// Narrow weights: too little output to cut, so the rows are cut, in fixed pieces.
 void by_rows(std::span<const WeightGradient> jobs, const WeightGradientShape& s, int threads, Workspace& workspace) {
-  const Cut cut = cut_evenly(s.rows, kMostRowsOfPiece);
-  const std::int64_t pieces = std::max<std::int64_t>(1, cut.pieces());
+  const Cut cut = pieces_of_rows(s.rows);
+  const std::int64_t pieces = cut.pieces();
   const std::int64_t weights = s.in * s.out;
-  const std::int64_t partial = aligned_floats(weights) + aligned_floats(s.out);
-  const auto count = static_cast<std::int64_t>(jobs.size());
-  float* const partials = workspace.floats(count * s.experts * s.leaves * pieces * partial);
-  const std::int64_t units = count * s.experts * s.leaves * pieces;
-  for_each_unit(threads, units, [&](std::int64_t unit, int) {
-    const WeightGradient& job = jobs[static_cast<std::size_t>(unit / (s.experts * s.leaves * pieces))];
-    const std::int64_t expert = unit / (s.leaves * pieces) % s.experts;
+  const std::int64_t biases = aligned_floats(weights);  // where they stand in a partial
+  const std::int64_t partial = biases + aligned_floats(s.out);
+  const std::int64_t blocks = static_cast<std::int64_t>(jobs.size()) * s.experts;
+  float* const partials = workspace.floats(blocks * s.leaves * pieces * partial);
+  for_each_unit(threads, blocks * s.leaves * pieces, [&](std::int64_t unit, int) {
+    const std::int64_t block = unit / (s.leaves * pieces);  // (job, expert)
+    const WeightGradient& job = jobs[static_cast<std::size_t>(block / s.experts)];
     const std::int64_t leaf = unit / pieces % s.leaves;
-    const std::int64_t piece = unit % pieces;
-    const std::int64_t first = (leaf * s.experts + expert) * s.rows + cut.begin(piece);
-    const std::int64_t rows = std::max<std::int64_t>(0, cut.length(piece));
+    const std::int64_t rows = cut.length(unit % pieces);
+    const std::int64_t first = (leaf * s.experts + block % s.experts) * s.rows + cut.begin(unit % pieces);
     float* const dw = partials + unit * partial;
     const float* const dy = job.dy + first * s.out;
     gemm(s.in, s.out, rows, {job.x + first * s.in, s.in, true}, {dy, s.out}, Into::overwrite, dw, s.out);
-    if (job.db != nullptr) column_sums(dy, s.out, rows, s.out, dw + aligned_floats(weights));
+    if (job.db != nullptr) column_sums(dy, s.out, rows, s.out, dw + biases);
   });
-  const std::int64_t cuts = (weights + kPieceOfSum - 1) / kPieceOfSum;
-  for_each_unit(threads, count * s.experts * (cuts + 1), [&](std::int64_t unit, int) {
-    const std::int64_t block = unit / (cuts + 1);  // (job, expert)
-    const std::int64_t part = unit % (cuts + 1);   // the last one is the bias
+  tree_sums(2 * blocks, std::max(weights, s.out), s.leaves, pieces, threads, [&](std::int64_t i) -> PartialSum {
+    const std::int64_t block = i / 2;
     const WeightGradient& job = jobs[static_cast<std::size_t>(block / s.experts)];
     const std::int64_t expert = block % s.experts;
-    const bool bias = part == cuts;
-    if (bias && job.db == nullptr) return;
-    const std::int64_t begin = bias ? 0 : part * kPieceOfSum;
-    const std::int64_t n = bias ? s.out : std::min(kPieceOfSum, weights - begin);
-    float* const from = partials + block * s.leaves * pieces * partial + (bias ? aligned_floats(weights) : begin);
-    for (std::int64_t leaf = 0; leaf < s.leaves; ++leaf) tree_rows(from + leaf * pieces * partial, partial, pieces, n);
-    tree_rows(from, pieces * partial, s.leaves, n);
-    std::copy_n(from, n, bias ? job.db + expert * s.out : job.dw + expert * weights + begin);
+    float* const from = partials + block * s.leaves * pieces * partial;
+    if (i % 2 == 0) return {from, partial, weights, job.dw + expert * weights};
+    return {from + biases, partial, job.db != nullptr ? s.out : 0, job.db + expert * s.out};
   });
 }
 
@@ -133,21 +122,17 @@ void weight_gradients(std::span<const WeightGradient> jobs, const WeightGradient
   (shape.in * shape.out <= kSmallWeights ? by_rows : by_tiles)(jobs, shape, threads, workspace);
 }
 
-void tree_sums(std::span<const PartialSum> sums, std::int64_t leaves, std::int64_t pieces, int threads) {
-  std::int64_t longest = 0;
-  for (const PartialSum& sum : sums) longest = std::max(longest, sum.n);
-  const std::int64_t cuts = (longest + kPieceOfSum - 1) / kPieceOfSum;
-  for_each_unit(threads, static_cast<std::int64_t>(sums.size()) * cuts, [&](std::int64_t unit, int) {
-    const PartialSum& sum = sums[static_cast<std::size_t>(unit / cuts)];
-    const std::int64_t begin = unit % cuts * kPieceOfSum;
-    const std::int64_t n = std::min(kPieceOfSum, sum.n - begin);
-    if (n <= 0) return;
-    float* const from = sum.partials + begin;
-    for (std::int64_t leaf = 0; leaf < leaves; ++leaf)
-      tree_rows(from + leaf * pieces * sum.stride, sum.stride, pieces, n);
-    tree_rows(from, pieces * sum.stride, leaves, n);
-    std::copy_n(from, n, sum.out + begin);
-  });
+Cut pieces_of_rows(std::int64_t rows) { return cut_evenly(rows, kMostRowsOfPiece); }
+
+void add_up(const PartialSum& sum, std::int64_t begin, std::int64_t leaves, std::int64_t pieces) {
+  const std::int64_t n = std::min(kPieceOfSum, sum.n - begin);
+  if (n <= 0) return;
+  float* const from = sum.partials + begin;
+  for (std::int64_t leaf = 0; leaf < leaves; ++leaf) {
+    tree_rows(from + leaf * pieces * sum.stride, sum.stride, pieces, n);
+  }
+  tree_rows(from, pieces * sum.stride, leaves, n);
+  std::copy_n(from, n, sum.out + begin);
 }
 
 }  // namespace vitrail::cpu

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <span>
 
+#include "ops/cpu/gemm.hpp"
+#include "ops/cpu/parallel.hpp"
 #include "ops/cpu/workspace.hpp"
 
 namespace vitrail::cpu {
@@ -22,13 +24,32 @@ struct WeightGradientShape {
 void weight_gradients(std::span<const WeightGradient> jobs, const WeightGradientShape& shape, int threads,
                       Workspace& workspace);
 
+/// Weights of at most this many elements are summed in whole partials, one per (leaf, piece of rows); larger ones in
+/// tiles.
+inline constexpr std::int64_t kSmallWeights = 1 << 18;
+
+/// The rows of a block in pieces, for sums over rows: one (empty) piece when there are none.
+Cut pieces_of_rows(std::int64_t rows);
+
 /// One sum over the leaves: out[i] = tree over leaves of (tree over pieces of partial[leaf][piece][i]), i < n.
 struct PartialSum {
   float* partials;      // [leaves pieces stride]; overwritten
   std::int64_t stride;  // floats from one partial to the next
-  std::int64_t n;       // elements of each
+  std::int64_t n;       // elements of each; 0: nothing to do
   float* out;           // [n]
 };
-void tree_sums(std::span<const PartialSum> sums, std::int64_t leaves, std::int64_t pieces, int threads);
+inline constexpr std::int64_t kPieceOfSum = 4096;  // elements
+/// Elements begin .. begin+kPieceOfSum-1 of one sum.
+void add_up(const PartialSum& sum, std::int64_t begin, std::int64_t leaves, std::int64_t pieces);
+
+/// `count` sums of at most `longest` elements; sum_of(i) tells number i.
+template <class SumOf>
+void tree_sums(std::int64_t count, std::int64_t longest, std::int64_t leaves, std::int64_t pieces, int threads,
+               const SumOf& sum_of) {
+  const std::int64_t cuts = (longest + kPieceOfSum - 1) / kPieceOfSum;
+  for_each_unit(threads, count * cuts, [&](std::int64_t unit, int) {
+    add_up(sum_of(unit / cuts), unit % cuts * kPieceOfSum, leaves, pieces);
+  });
+}
 
 }  // namespace vitrail::cpu
