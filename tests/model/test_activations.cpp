@@ -1,0 +1,62 @@
+// Memory of a pass: measured before it is taken, shared between blocks in evaluation.
+
+#include <gtest/gtest.h>
+
+#include "tests/model/small_model.hpp"
+
+namespace vitrail::testing {
+namespace {
+
+std::int64_t measured_bytes(const ModelConfig& c, const PassShape& shape) {
+  Arena arena("measured");
+  (void)lay_out_activations(arena, Dtype::f32, c, shape);
+  return arena.bytes();
+}
+
+TEST(Activations, AreMeasuredToTheByte) {
+  const auto device = make_cpu_device();
+  for (const std::int64_t expert_parallel : {1, 2, 4}) {
+    for (const bool backward : {true, false}) {
+      for (const std::vector<std::int64_t>& moe : {std::vector<std::int64_t>{}, {1}, {0, 1}}) {
+        ModelConfig c = small_config();
+        c.moe_blocks = moe;
+        c.representation = backward ? 6 : 0;
+        const PassShape shape{.leaves = 2, .leaf_images = 4, .expert_parallel = expert_parallel, .backward = backward};
+        Arena real("real", *device, measured_bytes(c, shape));
+        (void)lay_out_activations(real, Dtype::f32, c, shape);
+        EXPECT_EQ(real.bytes(), measured_bytes(c, shape));
+        EXPECT_THROW(real.allocate(Dtype::f32, {1}), Error) << "the arena was larger than measured";
+      }
+    }
+  }
+}
+
+TEST(Activations, OfEvaluationDoNotGrowWithTheNumberOfBlocks) {
+  ModelConfig c = small_config();
+  const auto bytes = [&c](std::int64_t blocks, bool backward) {
+    c.blocks = blocks;
+    c.moe_blocks = moe_blocks_by_name("every-2", blocks);
+    return measured_bytes(c, {.leaves = 2, .leaf_images = 4, .expert_parallel = 1, .backward = backward});
+  };
+  EXPECT_EQ(bytes(4, false), bytes(12, false));
+  EXPECT_LT(bytes(4, true), bytes(12, true));
+  EXPECT_LT(bytes(4, false), bytes(4, true));
+}
+
+TEST(Activations, SharedByBlocksGiveTheSameLogits) {
+  ModelConfig c = small_config();
+  c.blocks = 6;
+  c.moe_blocks = {1, 2, 5};
+  c.router.capacity.factor = 0.7;
+  SmallModel keeping(c, Dtype::f64, 2, 2);
+  SmallModel sharing(c, Dtype::f64, 2, 2, false);
+  keeping.total_loss(Mode::evaluation);
+  sharing.total_loss(Mode::evaluation);
+  EXPECT_EQ(to_doubles(keeping.acts.logits), to_doubles(sharing.acts.logits));
+  EXPECT_EQ(to_doubles(keeping.acts.loss), to_doubles(sharing.acts.loss));
+  EXPECT_EQ(keeping.acts.blocks[5].moe.kept.as<std::int64_t>()[0],
+            sharing.acts.blocks[5].moe.kept.as<std::int64_t>()[0]);
+}
+
+}  // namespace
+}  // namespace vitrail::testing

@@ -1,0 +1,252 @@
+// Capacities, block lists, parameter counts and FLOPs of the paper's models. [spec 1.2 - 1.5, 3.4, 9.1]
+
+#include <gtest/gtest.h>
+
+#include "model/config.hpp"
+#include "model/params.hpp"
+
+namespace vitrail {
+namespace {
+
+Capacity factor_of(double factor) {
+  Capacity capacity;
+  capacity.factor = factor;
+  return capacity;
+}
+
+Capacity plain_rounding(double factor) {
+  Capacity capacity = factor_of(factor);
+  capacity.rounding = Capacity::Rounding::nearest;
+  capacity.multiple_of = 0;
+  return capacity;
+}
+
+// --- capacity --------------------------------------------------------------------------------------------------------
+
+struct CapacityRow {
+  std::int64_t tokens;
+  std::int64_t e8[3], e8_plain[3], e32[3], e32_plain[3];  // at factors 1.05, 1.5 and 4
+};
+
+constexpr CapacityRow kCapacities[] = {
+    {400, {108, 152, 400}, {105, 150, 400}, {28, 40, 100}, {26, 38, 100}},
+    {1576, {416, 592, 1576}, {414, 591, 1576}, {104, 148, 396}, {103, 148, 394}},
+    {2056, {540, 772, 2056}, {540, 771, 2056}, {136, 196, 516}, {135, 193, 514}},
+    {1160, {308, 436, 1160}, {304, 435, 1160}, {80, 112, 292}, {76, 109, 290}},
+    {4616, {1212, 1732, 4616}, {1212, 1731, 4616}, {304, 436, 1156}, {303, 433, 1154}},
+    {520, {140, 196, 520}, {136, 195, 520}, {36, 52, 132}, {34, 49, 130}},
+};
+
+TEST(Capacity, IsThatOfTheSpecificationsTable) {
+  constexpr double kFactors[] = {1.05, 1.5, 4.0};
+  for (const CapacityRow& row : kCapacities) {
+    for (std::size_t i = 0; i < 3; ++i) {
+      EXPECT_EQ(slots_per_expert(factor_of(kFactors[i]), row.tokens, 2, 8), row.e8[i]) << row.tokens;
+      EXPECT_EQ(slots_per_expert(plain_rounding(kFactors[i]), row.tokens, 2, 8), row.e8_plain[i]) << row.tokens;
+      EXPECT_EQ(slots_per_expert(factor_of(kFactors[i]), row.tokens, 2, 32), row.e32[i]) << row.tokens;
+      EXPECT_EQ(slots_per_expert(plain_rounding(kFactors[i]), row.tokens, 2, 32), row.e32_plain[i]) << row.tokens;
+    }
+  }
+}
+
+TEST(Capacity, IsComputedInDoubleAndNotInRationals) {
+  // 800 * 2 * 1.1 / 8 = 220 exactly; in double it lies a hair above, so that the ceiling is 221 and then 224.
+  EXPECT_EQ(slots_per_expert(factor_of(1.1), 800, 2, 8), 224);
+}
+
+TEST(Capacity, GoesUpToAMultipleOfFourUnlessToldOtherwise) {
+  EXPECT_EQ(slots_per_expert(factor_of(1.0), 32, 2, 32), 4);
+  Capacity unrounded = factor_of(1.0);
+  unrounded.multiple_of = 0;
+  EXPECT_EQ(slots_per_expert(unrounded, 32, 2, 32), 2);
+}
+
+TEST(Capacity, RoundsHalvesToEvenWhenItRoundsToNearest) {
+  EXPECT_EQ(slots_per_expert(plain_rounding(0.5), 10, 1, 2), 2);  // 2.5
+  EXPECT_EQ(slots_per_expert(plain_rounding(0.5), 14, 1, 2), 4);  // 3.5
+}
+
+TEST(Capacity, OfJanuary2022WasTheFloor) {
+  Capacity capacity = plain_rounding(1.5);
+  capacity.rounding = Capacity::Rounding::floor;
+  EXPECT_EQ(slots_per_expert(capacity, 2308, 2, 8), 865);
+  EXPECT_EQ(slots_per_expert(capacity, 520, 2, 8), 195);
+}
+
+TEST(Capacity, AsANumberOfSlotsIsTakenAsItIs) {
+  Capacity capacity;
+  capacity.factor.reset();
+  capacity.slots = 7;
+  EXPECT_EQ(slots_per_expert(capacity, 400, 2, 8), 7);
+}
+
+template <class Action>
+void expect_usage_error(const Action& action, const std::string& part) {
+  try {
+    action();
+    ADD_FAILURE() << "accepted; expected an error with '" << part << "'";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::usage);
+    EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+  }
+}
+
+TEST(Capacity, WithoutASlotIsRefused) {
+  expect_usage_error([] { (void)slots_per_expert(factor_of(-1), 128, 2, 32); }, "capacity factor -1");
+  expect_usage_error([] { (void)slots_per_expert(plain_rounding(0.1), 17, 1, 5); }, "raise the factor");
+}
+
+TEST(Capacity, GivenTwiceOrNotAtAllIsRefused) {
+  Capacity both;
+  both.slots = 4;
+  expect_usage_error([&] { (void)slots_per_expert(both, 128, 2, 32); }, "once");
+  Capacity neither;
+  neither.factor.reset();
+  expect_usage_error([&] { (void)slots_per_expert(neither, 128, 2, 32); }, "once");
+}
+
+// --- which blocks ----------------------------------------------------------------------------------------------------
+
+using Blocks = std::vector<std::int64_t>;
+
+TEST(MoeBlocks, AreThoseOfThePaper) {
+  EXPECT_EQ(moe_blocks_by_name("every-2", 8), (Blocks{1, 3, 5, 7}));
+  EXPECT_EQ(moe_blocks_by_name("every-2", 12), (Blocks{1, 3, 5, 7, 9, 11}));
+  EXPECT_EQ(moe_blocks_by_name("last-2", 8), (Blocks{5, 7}));
+  EXPECT_EQ(moe_blocks_by_name("last-2", 12), (Blocks{9, 11}));
+  EXPECT_EQ(moe_blocks_by_name("last-2", 24), (Blocks{21, 23}));
+  EXPECT_EQ(moe_blocks_by_name("last-2", 32), (Blocks{29, 31}));
+  EXPECT_EQ(moe_blocks_by_name("last-5", 32), (Blocks{23, 25, 27, 29, 31}));
+  EXPECT_EQ(moe_blocks_by_name("every-2", 48).size(), 24U);
+  EXPECT_EQ(moe_blocks_by_name("every-3", 9), (Blocks{2, 5, 8}));
+  EXPECT_EQ(moe_blocks_by_name("last-9", 4), (Blocks{1, 3}));
+  EXPECT_EQ(moe_blocks_by_name("none", 8), Blocks{});
+}
+
+TEST(MoeBlocks, OfOtherNamesAreRefused) {
+  for (const char* name : {"", "every", "every-", "every-0", "last-x", "some-2", "last-2x"}) {
+    expect_usage_error([&] { (void)moe_blocks_by_name(name, 8); }, "every-N and last-N");
+  }
+}
+
+// --- sizes -----------------------------------------------------------------------------------------------------------
+
+ModelConfig backbone(const std::string& name) {
+  ModelConfig c;
+  const auto set = [&c](std::int64_t width, std::int64_t mlp_width, std::int64_t heads, std::int64_t blocks) {
+    c.width = width;
+    c.mlp_width = mlp_width;
+    c.heads = heads;
+    c.blocks = blocks;
+  };
+  switch (name[0]) {
+    case 'S':
+      set(512, 2048, 8, 8);
+      break;
+    case 'B':
+      set(768, 3072, 12, 12);
+      break;
+    case 'L':
+      set(1024, 4096, 16, 24);
+      break;
+    case 'H':
+      set(1280, 5120, 16, 32);
+      break;
+    default:
+      set(1408, 6400, 16, 48);
+  }
+  c.patch_rows = c.patch_columns = std::stoll(name.substr(2));
+  c.experts = 32;
+  return c;
+}
+
+ModelConfig paper_model(const std::string& name, const std::string& moe) {
+  ModelConfig c = backbone(name);
+  c.classes = 18291;
+  c.representation = c.width;
+  c.moe_blocks = moe_blocks_by_name(moe, c.blocks);
+  return c;
+}
+
+std::int64_t count(const ModelConfig& c) { return parameter_count(parameter_table(c)); }
+
+TEST(ParameterCount, OfDenseModelsIsThePublishedOne) {
+  EXPECT_EQ(count(backbone("B/16")), 86567656);
+  EXPECT_EQ(count(backbone("B/32")), 88224232);
+  EXPECT_EQ(count(backbone("L/16")), 304326632);
+  EXPECT_EQ(count(backbone("L/32")), 306535400);
+  EXPECT_EQ(count(backbone("H/14")), 632045800);
+}
+
+TEST(ParameterCount, OfSparseModelsIsThePapers) {
+  EXPECT_EQ(count(paper_model("B/16", "every-2")), 978974835);
+  const auto millions = [](const ModelConfig& c) { return std::round(static_cast<double>(count(c)) / 1e5) / 10; };
+  EXPECT_EQ(millions(paper_model("S/32", "last-2")), 166.7);
+  EXPECT_EQ(millions(paper_model("S/32", "every-2")), 296.9);
+  EXPECT_EQ(millions(paper_model("B/32", "every-2")), 980.6);
+  EXPECT_EQ(millions(paper_model("L/16", "every-2")), 3446.0);
+  EXPECT_EQ(millions(paper_model("H/14", "last-5")), 2688.6);
+  EXPECT_EQ(millions(paper_model("H/14", "every-2")), 7160.8);
+  ModelConfig largest = paper_model("G/14", "every-2");
+  largest.classes = 29593;
+  EXPECT_EQ(millions(largest), 14707.1);
+}
+
+TEST(ParameterCount, OfReleasedCheckpointsIsTheirs) {
+  ModelConfig small = backbone("S/32");
+  small.experts = 8;
+  small.representation = 512;
+  small.moe_blocks = moe_blocks_by_name("last-2", 8);
+  EXPECT_EQ(count(small), 56999400);
+  small.representation = 0;
+  small.image_height = small.image_width = 384;
+  EXPECT_EQ(count(small), 56785384);
+  ModelConfig base = backbone("B/16");
+  base.experts = 8;
+  base.classes = 21843;
+  base.moe_blocks = moe_blocks_by_name("every-2", 12);
+  EXPECT_EQ(count(base), 300974931);
+}
+
+TEST(ForwardFlops, AreThoseOfTheSpecificationsTable) {
+  const auto giga = [](const ModelConfig& c) { return std::round(forward_flops_per_image(c) / 1e7) / 100; };
+  EXPECT_EQ(giga(paper_model("S/32", "none")), 2.73);
+  EXPECT_EQ(giga(paper_model("S/32", "every-2")), 3.66);
+  EXPECT_EQ(giga(paper_model("B/32", "last-2")), 9.89);
+  EXPECT_EQ(giga(paper_model("B/16", "every-2")), 47.48);
+  EXPECT_EQ(giga(paper_model("L/16", "every-2")), 166.93);
+  EXPECT_EQ(giga(paper_model("H/14", "last-5")), 371.80);
+  EXPECT_EQ(giga(paper_model("H/14", "every-2")), 453.55);
+}
+
+TEST(Tokens, AreWholePatchesAndTheClassToken) {
+  ModelConfig c = backbone("H/14");
+  EXPECT_EQ(c.tokens(), 257);
+  c.image_height = c.image_width = 384;  // no multiple of 14: the border is left out
+  EXPECT_EQ(c.tokens(), 730);
+  c.patch_rows = 96;
+  c.patch_columns = 64;
+  EXPECT_EQ(c.tokens(), 4 * 6 + 1);
+}
+
+TEST(ModelConfig, RefusesWhatCannotBe) {
+  const auto refuses = [](const auto& change, const std::string& part) {
+    ModelConfig c = backbone("S/32");
+    c.moe_blocks = {5, 7};
+    c.check();
+    change(c);
+    expect_usage_error([&] { c.check(); }, part);
+  };
+  refuses([](ModelConfig& c) { c.image_height = 31; }, "holds no patch");
+  refuses([](ModelConfig& c) { c.heads = 7; }, "not divisible by 7 heads");
+  refuses([](ModelConfig& c) { c.moe_blocks = {8}; }, "MoE block 8");
+  refuses([](ModelConfig& c) { c.moe_blocks = {3, 3}; }, "ascend");
+  refuses([](ModelConfig& c) { c.router.selected = 33; }, "33 experts per token");
+  refuses([](ModelConfig& c) { c.router.selected = 0; }, "0 experts per token");
+  refuses([](ModelConfig& c) { c.router.noise_std = -1; }, "noise_std");
+  refuses([](ModelConfig& c) { c.router.capacity.factor = 0; }, "capacity factor");
+  refuses([](ModelConfig& c) { c.classes = 0; }, "classes");
+}
+
+}  // namespace
+}  // namespace vitrail
