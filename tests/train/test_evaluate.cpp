@@ -1,0 +1,91 @@
+#include <cstring>
+
+#include <gtest/gtest.h>
+
+#include "base/philox.hpp"
+#include "train/evaluate.hpp"
+
+namespace vitrail {
+namespace {
+
+RunConfig small() {
+  RunConfig config = preset("fmnist");
+  config.model.width = 16;
+  config.model.mlp_width = 32;
+  config.model.heads = 2;
+  config.model.experts = 4;
+  config.model.router.capacity.factor = 0.8;
+  config.batch = config.leaf_images = 8;
+  resolve(config);
+  return config;
+}
+
+void fill(std::int64_t first, std::int64_t count, Activations& acts) {
+  const std::int64_t each = acts.raw_images.elements() / acts.labels.elements();
+  const Philox random(3, Purpose::test, 0);
+  for (std::int64_t i = 0; i < count; ++i) {
+    acts.labels.as<std::int32_t>()[i] = static_cast<std::int32_t>((first + i) % 10);
+    for (std::int64_t j = 0; j < each; ++j) {
+      acts.raw_images.as<std::uint8_t>()[i * each + j] =
+          static_cast<std::uint8_t>(random.bits(static_cast<std::uint64_t>((first + i) * each + j)));
+    }
+  }
+}
+
+class Evaluation : public ::testing::Test {
+ protected:
+  Evaluation() : state_(config_, *device_, *ops_, *world_) {}
+  Metrics run(const ModelConfig& model, std::int64_t leaves, std::int64_t images) {
+    Layout layout = state_.layout;
+    layout.leaves_per_pass = leaves;
+    Evaluator evaluator(model, layout, *device_, *ops_);
+    return evaluator.run(state_.params, state_.ranks, Loss::softmax, images, fill);
+  }
+
+  RunConfig config_ = small();
+  std::unique_ptr<Device> device_ = make_cpu_device();
+  std::unique_ptr<Ops> ops_ = make_cpu_ops(1);
+  std::unique_ptr<Communicator> world_ = make_self_communicator();
+  TrainState state_;
+};
+
+TEST_F(Evaluation, CountsEveryImageOnceAndNoPadding) {
+  for (const std::int64_t images : {1, 7, 8, 9, 21}) EXPECT_EQ(run(config_.model, 1, images).images, images);
+}
+
+TEST_F(Evaluation, PaddingTakesNoSlots) {
+  // 8 images and 13 that are half padding: the first group must come out alike, and no padding token is assigned.
+  const Metrics full = run(config_.model, 1, 8);
+  const Metrics padded = run(config_.model, 1, 5);
+  const auto tokens = [](const Metrics& metrics) {
+    std::int64_t sum = 0;
+    for (const std::int64_t count : metrics.moe.front().assigned) sum += count;
+    return sum;
+  };
+  EXPECT_EQ(tokens(full), 8 * config_.model.tokens() * config_.model.router.selected);
+  EXPECT_EQ(tokens(padded), 5 * config_.model.tokens() * config_.model.router.selected);
+  EXPECT_GT(full.drop_rate(), 0);
+}
+
+TEST_F(Evaluation, LeavesPerPassChangeNoBit) {
+  const Metrics one = run(config_.model, 1, 21);
+  const Metrics four = run(config_.model, 4, 21);
+  EXPECT_EQ(one.main_loss, four.main_loss);
+  EXPECT_EQ(one.correct, four.correct);
+  EXPECT_EQ(one.moe.front().kept, four.moe.front().kept);
+}
+
+TEST_F(Evaluation, CapacityAndOrderMayDifferFromTraining) {
+  ModelConfig model = config_.model;
+  model.router.capacity.factor = 4;
+  EXPECT_EQ(run(model, 1, 8).drop_rate(), 0);
+  model.router.capacity.factor = 0.3;
+  const Metrics vanilla = run(model, 1, 8);
+  model.router.order = TokenOrder::prioritized;
+  const Metrics prioritized = run(model, 1, 8);
+  EXPECT_EQ(vanilla.moe.front().kept, prioritized.moe.front().kept);
+  EXPECT_NE(vanilla.main_loss, prioritized.main_loss);
+}
+
+}  // namespace
+}  // namespace vitrail
