@@ -11,9 +11,10 @@ namespace {
 struct Sizes {
   std::int64_t leaves, experts, rows, in, out;
 };
-// The last two have weights that are cut in tiles, and rows that are cut in pieces.
-constexpr Sizes kSizes[] = {{1, 1, 0, 5, 3},   {1, 1, 1, 1, 1},     {2, 1, 7, 33, 10},    {1, 1, 3, 0, 4},
-                            {4, 2, 33, 16, 7}, {2, 3, 257, 33, 10}, {1, 1, 1600, 64, 96}, {2, 1, 140, 520, 530}};
+// The last three: rows that are cut in pieces, weights that are cut in tiles, operands that are copied.
+constexpr Sizes kSizes[] = {{1, 1, 0, 5, 3},      {1, 1, 1, 1, 1},       {2, 1, 7, 33, 10},
+                            {1, 1, 3, 0, 4},      {4, 2, 33, 16, 7},     {2, 3, 257, 33, 10},
+                            {1, 1, 1600, 64, 96}, {2, 1, 140, 520, 530}, {1, 2, 100, 256, 512}};
 
 std::string name_of_case(const char* verb, const Sizes& s) {
   return case_name(verb, {s.leaves, s.experts, s.rows, s.in, s.out});

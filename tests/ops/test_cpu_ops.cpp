@@ -172,10 +172,10 @@ TEST_P(CpuBits, OfAnExpertDoNotDependOnTheOtherExperts) {
   }
 }
 
-// The last has weights that are cut in tiles.
+// The last two: weights that are cut in tiles, operands that are copied.
 INSTANTIATE_TEST_SUITE_P(Shapes, CpuBits,
                          ::testing::Values(std::tuple{7, 5, 9}, std::tuple{432, 64, 256}, std::tuple{1100, 16, 33},
-                                           std::tuple{60, 512, 528}));
+                                           std::tuple{70, 512, 528}, std::tuple{130, 256, 512}));
 
 TEST(CpuBits, OfALayernormAndTheEmbeddingOfALeafDoNotDependOnTheOtherLeaves) {
   const auto ops = make_cpu_ops(2);

@@ -3,6 +3,7 @@
 // dtype; outputs hold garbage before the call.
 
 #include <functional>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,8 @@ struct VerbCase {
   std::string name;                                   // of the verb and its sizes: letters, digits and _
   std::function<std::vector<OwnedTensor>(Ops&)> run;  // the verb's outputs, in the dtype of the back end
 };
+
+inline std::ostream& operator<<(std::ostream& out, const VerbCase& one) { return out << one.name; }
 
 std::vector<VerbCase> dense_cases();
 std::vector<VerbCase> token_cases();

@@ -40,14 +40,16 @@ void CpuOps::run(const LinearForward& a) {
   const float* const x = a.x.as<float>();
   const float* const w = a.w.as<float>();
   float* const y = a.y.as<float>();
-  for_each_unit(threads_, panels.units(), [&](std::int64_t unit, int) {
+  const std::int64_t scratch = gemm_scratch(panels.cut.piece, out, in, {nullptr, in}, {nullptr, out});
+  float* const scratches = workspace_.floats(threads_ * scratch);
+  for_each_unit(threads_, panels.units(), [&](std::int64_t unit, int thread) {
     const std::int64_t first = panels.first(unit);
     const std::int64_t rows = panels.rows(unit);
     const std::int64_t expert = panels.expert(unit);
     const bool starts = a.b || a.residual;
     if (starts) start_rows(at(a.b, expert * out), at(a.residual, first * out), y + first * out, rows, out);
     gemm(rows, out, in, {x + first * in, in}, {w + expert * in * out, out}, starts ? Into::add : Into::overwrite,
-         y + first * out, out);
+         y + first * out, out, scratches + thread * scratch);
   });
 }
 
@@ -78,12 +80,15 @@ void CpuOps::run(const QkvForward& a) {
   const std::array<const float*, 3> w{a.wq.as<float>(), a.wk.as<float>(), a.wv.as<float>()};
   const std::array<const float*, 3> b{a.bq.as<float>(), a.bk.as<float>(), a.bv.as<float>()};
   const std::array<float*, 3> y{a.q.as<float>(), a.k.as<float>(), a.v.as<float>()};
-  for_each_unit(threads_, panels.units(), [&](std::int64_t unit, int) {
+  const std::int64_t scratch = gemm_scratch(panels.cut.piece, out, in, {nullptr, in}, {nullptr, out});
+  float* const scratches = workspace_.floats(threads_ * scratch);
+  for_each_unit(threads_, panels.units(), [&](std::int64_t unit, int thread) {
     const std::int64_t first = panels.first(unit);
     const std::int64_t rows = panels.rows(unit);
     for (std::size_t i = 0; i < 3; ++i) {
       start_rows(b[i], nullptr, y[i] + first * out, rows, out);
-      gemm(rows, out, in, {at(a.x, first * in), in}, {w[i], out}, Into::add, y[i] + first * out, out);
+      gemm(rows, out, in, {at(a.x, first * in), in}, {w[i], out}, Into::add, y[i] + first * out, out,
+           scratches + thread * scratch);
     }
   });
 }

@@ -17,9 +17,14 @@ struct Operand {
 enum class Into : bool { overwrite, add };
 
 /// c (m x n, row stride `stride`) = or += a (m x k) b (k x n). Call it inside for_each_unit: there it uses one thread.
-/// An empty sum (k = 0) is 0. Internally row-major with row strides, as oneDNN's dnnl_sgemm.
+/// An empty sum (k = 0) is 0. `scratch`: gemm_scratch floats of the calling thread; with nullptr nothing is copied.
 void gemm(std::int64_t m, std::int64_t n, std::int64_t k, Operand a, Operand b, Into into, float* c,
-          std::int64_t stride);
+          std::int64_t stride, float* scratch = nullptr);
+
+/// Floats of scratch that this product needs (the data of the operands does not matter). oneDNN reads operands where
+/// they are, and where rows lie a multiple of 512 bytes apart they fight for the same few lines of the first cache:
+/// down to half the speed. Such operands are copied to rows that do not.
+std::int64_t gemm_scratch(std::int64_t m, std::int64_t n, std::int64_t k, Operand a, Operand b);
 
 /// A count cut in equal pieces (the last one may be shorter); always at least one piece.
 struct Cut {

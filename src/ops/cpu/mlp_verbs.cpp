@@ -25,8 +25,9 @@ Sizes sizes_of(const Arguments& a) {
 /// `rows` rows of an expert, from row `first` of the whole tensors, and where their h and du go.
 struct Panel {
   std::int64_t expert, first, rows;
-  float* h;   // [rows hidden]
-  float* du;  // [rows hidden]
+  float* h;     // [rows hidden]
+  float* du;    // [rows hidden]
+  float* copy;  // scratch of the weight gradients' products
 };
 
 /// h, du and dx of a panel.
@@ -56,8 +57,8 @@ void add_parameter_gradients(const MlpBackward& a, const Sizes& s, const Panel& 
   const Partial at(s);
   const float* const x = a.x.as<float>() + p.first * s.width;
   const float* const dy = a.dy.as<float>() + p.first * s.width;
-  gemm(s.width, s.hidden, p.rows, {x, s.width, true}, {p.du, s.hidden}, into, partial + at.dw1, s.hidden);
-  gemm(s.hidden, s.width, p.rows, {p.h, s.hidden, true}, {dy, s.width}, into, partial + at.dw2, s.width);
+  gemm(s.width, s.hidden, p.rows, {x, s.width, true}, {p.du, s.hidden}, into, partial + at.dw1, s.hidden, p.copy);
+  gemm(s.hidden, s.width, p.rows, {p.h, s.hidden, true}, {dy, s.width}, into, partial + at.dw2, s.width, p.copy);
   add_column_sums(p.du, s.hidden, p.rows, s.hidden, partial + at.db1);
   add_column_sums(dy, s.width, p.rows, s.width, partial + at.db2);
 }
@@ -68,21 +69,27 @@ void backward_at_once(const MlpBackward& a, const Sizes& s, int threads, Workspa
   const Cut pieces = pieces_of_rows(s.rows);
   const Cut panels = row_panels(pieces.piece, s.weights());
   const std::int64_t panel = aligned_floats(panels.piece * s.hidden);
+  const Operand wide{nullptr, s.hidden, true};
+  const Operand narrow{nullptr, s.width, true};
+  const std::int64_t copies =
+      aligned_floats(std::max(gemm_scratch(s.width, s.hidden, panels.piece, narrow, {nullptr, s.hidden}),
+                              gemm_scratch(s.hidden, s.width, panels.piece, wide, {nullptr, s.width})));
+  const std::int64_t per_thread = 2 * panel + copies;
   const Partial at(s);
   const std::int64_t units = s.blocks() * pieces.pieces();
-  float* const scratches = workspace.floats(threads * 2 * panel + units * at.end);
-  float* const partials = scratches + threads * 2 * panel;
+  float* const scratches = workspace.floats(threads * per_thread + units * at.end);
+  float* const partials = scratches + threads * per_thread;
   for_each_unit(threads, units, [&](std::int64_t unit, int thread) {
     const std::int64_t expert = unit / (s.leaves * pieces.pieces());
     const std::int64_t leaf = unit / pieces.pieces() % s.leaves;
     const std::int64_t piece = unit % pieces.pieces();
     const std::int64_t first = (leaf * s.experts + expert) * s.rows + pieces.begin(piece);
     const std::int64_t rows = pieces.length(piece);
-    float* const scratch = scratches + thread * 2 * panel;
+    float* const scratch = scratches + thread * per_thread;
     float* const partial = partials + unit * at.end;
     std::fill(partial + at.db1, partial + at.end, 0.0F);
     for (std::int64_t i = 0; i == 0 || i < rows; i += panels.piece) {
-      const Panel p{expert, first + i, std::min(panels.piece, rows - i), scratch, scratch + panel};
+      const Panel p{expert, first + i, std::min(panels.piece, rows - i), scratch, scratch + panel, scratch + 2 * panel};
       input_gradients(a, s, p);
       add_parameter_gradients(a, s, p, i == 0 ? Into::overwrite : Into::add, partial);
     }
@@ -112,7 +119,7 @@ void backward_in_two_passes(const MlpBackward& a, const Sizes& s, int threads, W
     const std::int64_t first = block * s.rows + cut.begin(unit % cut.pieces());
     input_gradients(a, s,
                     {block % s.experts, first, cut.length(unit % cut.pieces()), a.h.as<float>() + first * s.hidden,
-                     a.du.as<float>() + first * s.hidden});
+                     a.du.as<float>() + first * s.hidden, nullptr});
   });
   const WeightGradient first{a.x.as<float>(), a.du.as<float>(), a.dw1.as<float>(), a.db1.as<float>()};
   weight_gradients({&first, 1}, {s.leaves, s.experts, s.rows, s.width, s.hidden}, threads, workspace);
@@ -127,22 +134,27 @@ void CpuOps::run(const MlpForward& a) {
   const Cut cut = row_panels(s.rows, s.weights());
   // h lives in a panel of each thread: it stays in cache and is not written to memory.
   const std::int64_t panel = aligned_floats(cut.piece * s.hidden);
-  float* const hs = workspace_.floats(threads_ * panel);
+  const std::int64_t copies =
+      std::max(gemm_scratch(cut.piece, s.hidden, s.width, {nullptr, s.width}, {nullptr, s.hidden}),
+               gemm_scratch(cut.piece, s.width, s.hidden, {nullptr, s.hidden}, {nullptr, s.width}));
+  const std::int64_t per_thread = panel + aligned_floats(copies);
+  float* const scratches = workspace_.floats(threads_ * per_thread);
   for_each_unit(threads_, s.blocks() * cut.pieces(), [&](std::int64_t unit, int thread) {
     const std::int64_t block = unit / cut.pieces();
     const std::int64_t expert = block % s.experts;
     const std::int64_t first = block * s.rows + cut.begin(unit % cut.pieces());
     const std::int64_t rows = cut.length(unit % cut.pieces());
     float* const u = a.u.as<float>() + first * s.hidden;
-    float* const h = hs + thread * panel;
+    float* const h = scratches + thread * per_thread;
+    float* const copy = h + panel;
     float* const y = a.y.as<float>() + first * s.width;
     gemm(rows, s.hidden, s.width, {a.x.as<float>() + first * s.width, s.width},
-         {a.w1.as<float>() + expert * s.weights(), s.hidden}, Into::overwrite, u, s.hidden);
+         {a.w1.as<float>() + expert * s.weights(), s.hidden}, Into::overwrite, u, s.hidden, copy);
     bias_gelu(a.b1.as<float>() + expert * s.hidden, u, h, rows, s.hidden);
     start_rows(a.b2.as<float>() + expert * s.width, a.residual ? a.residual.as<float>() + first * s.width : nullptr, y,
                rows, s.width);
     gemm(rows, s.width, s.hidden, {h, s.hidden}, {a.w2.as<float>() + expert * s.weights(), s.width}, Into::add, y,
-         s.width);
+         s.width, copy);
   });
 }
 

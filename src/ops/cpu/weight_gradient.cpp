@@ -30,8 +30,11 @@ void by_rows(std::span<const WeightGradient> jobs, const WeightGradientShape& s,
   const std::int64_t biases = aligned_floats(weights);  // where they stand in a partial
   const std::int64_t partial = biases + aligned_floats(s.out);
   const std::int64_t blocks = static_cast<std::int64_t>(jobs.size()) * s.experts;
-  float* const partials = workspace.floats(blocks * s.leaves * pieces * partial);
-  for_each_unit(threads, blocks * s.leaves * pieces, [&](std::int64_t unit, int) {
+  const std::int64_t scratch =
+      aligned_floats(gemm_scratch(s.in, s.out, cut.piece, {nullptr, s.in, true}, {nullptr, s.out}));
+  float* const scratches = workspace.floats(threads * scratch + blocks * s.leaves * pieces * partial);
+  float* const partials = scratches + threads * scratch;
+  for_each_unit(threads, blocks * s.leaves * pieces, [&](std::int64_t unit, int thread) {
     const std::int64_t block = unit / (s.leaves * pieces);  // (job, expert)
     const WeightGradient& job = jobs[static_cast<std::size_t>(block / s.experts)];
     const std::int64_t leaf = unit / pieces % s.leaves;
@@ -39,7 +42,8 @@ void by_rows(std::span<const WeightGradient> jobs, const WeightGradientShape& s,
     const std::int64_t first = (leaf * s.experts + block % s.experts) * s.rows + cut.begin(unit % pieces);
     float* const dw = partials + unit * partial;
     const float* const dy = job.dy + first * s.out;
-    gemm(s.in, s.out, rows, {job.x + first * s.in, s.in, true}, {dy, s.out}, Into::overwrite, dw, s.out);
+    gemm(s.in, s.out, rows, {job.x + first * s.in, s.in, true}, {dy, s.out}, Into::overwrite, dw, s.out,
+         scratches + thread * scratch);
     if (job.db != nullptr) column_sums(dy, s.out, rows, s.out, dw + biases);
   });
   tree_sums(2 * blocks, std::max(weights, s.out), s.leaves, pieces, threads, [&](std::int64_t i) -> PartialSum {
@@ -84,7 +88,9 @@ void by_tiles(std::span<const WeightGradient> jobs, const WeightGradientShape& s
   const std::int64_t tiles = in.pieces() * out.pieces();
   const std::int64_t largest = aligned_floats(in.piece * out.piece);
   const std::int64_t levels = LeafCounter::levels(s.leaves);
-  const std::int64_t per_thread = levels * (largest + aligned_floats(out.piece));
+  const std::int64_t copies =
+      aligned_floats(gemm_scratch(in.piece, out.piece, s.rows, {nullptr, s.in, true}, {nullptr, s.out}));
+  const std::int64_t per_thread = copies + levels * (largest + aligned_floats(out.piece));
   float* const scratch = workspace.floats(threads * per_thread);
   const auto units = static_cast<std::int64_t>(jobs.size()) * s.experts * tiles;
   for_each_unit(threads, units, [&](std::int64_t unit, int thread) {
@@ -94,7 +100,8 @@ void by_tiles(std::span<const WeightGradient> jobs, const WeightGradientShape& s
     const std::int64_t column = unit % out.pieces();
     const std::int64_t height = in.length(row);
     const std::int64_t width = out.length(column);
-    float* const dw = scratch + thread * per_thread;
+    float* const copy = scratch + thread * per_thread;
+    float* const dw = copy + copies;
     float* const db = dw + levels * largest;
     const bool bias = row == 0 && job.db != nullptr;
     LeafCounter weights(dw, height * width);
@@ -103,7 +110,7 @@ void by_tiles(std::span<const WeightGradient> jobs, const WeightGradientShape& s
       const std::int64_t first = (leaf * s.experts + expert) * s.rows;
       const float* const dy = job.dy + first * s.out + out.begin(column);
       gemm(height, width, s.rows, {job.x + first * s.in + in.begin(row), s.in, true}, {dy, s.out}, Into::overwrite,
-           weights.next(), width);
+           weights.next(), width, copy);
       weights.add();
       if (!bias) continue;
       column_sums(dy, s.out, s.rows, width, biases.next());
