@@ -9,9 +9,21 @@
 
 namespace vitrail {
 
+namespace {
+
+double squared_distance(std::span<const double> a, std::span<const double> b) {
+  double sum = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) sum += (a[i] - b[i]) * (a[i] - b[i]);
+  return sum;
+}
+
+}  // namespace
+
+bool has_zero_gradient(const std::string& name) { return name.ends_with("SelfAttention/key/bias"); }
+
 GoldenUpdate::GoldenUpdate(const GoldenBackend& backend, const GoldenOptimizer& golden,
                            const std::vector<ParameterSpec>& table, const FlatParameters& parameters)
-    : golden_(golden) {
+    : table_(table), golden_(golden) {
   const auto lay_out = [&](Arena& arena) {
     dense_.emplace(arena, backend.ops.real(), golden.optimizer, table, parameters.dense_layout(), 0);
     expert_.emplace(arena, backend.ops.real(), golden.optimizer, table, parameters.expert_layout(), 0);
@@ -31,16 +43,16 @@ GoldenUpdateNorms GoldenUpdate::apply(Ops& ops, const FlatParameters& gradients,
   for (const double sum : expert_->square_sums(ops, gradients.expert())) squares += sum;
   const double clip = clip_factor(golden_.optimizer, std::sqrt(squares));
 
-  double change = 0;
+  std::vector<std::vector<double>> before;
+  for (const Tensor& tensor : parameters.tensors()) before.push_back(to_doubles(tensor));
   ++updates_;
-  for (const auto& [optimizer, gradient, parameter] :
-       {std::tuple{&*dense_, gradients.dense(), parameters.dense()},
-        std::tuple{&*expert_, gradients.expert(), parameters.expert()}}) {
-    if (parameter.elements() == 0) continue;
-    const std::vector<double> before = to_doubles(parameter);
-    optimizer->update(ops, gradient, clip, norms.learning_rate, updates_, parameter);
-    const std::vector<double> after = to_doubles(parameter);
-    for (std::size_t i = 0; i < before.size(); ++i) change += (after[i] - before[i]) * (after[i] - before[i]);
+  dense_->update(ops, gradients.dense(), clip, norms.learning_rate, updates_, parameters.dense());
+  if (parameters.expert().elements() > 0) {
+    expert_->update(ops, gradients.expert(), clip, norms.learning_rate, updates_, parameters.expert());
+  }
+  double change = 0;
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    if (!has_zero_gradient(table_[i].name)) change += squared_distance(to_doubles(parameters.tensors()[i]), before[i]);
   }
   norms.updates = std::sqrt(change);
   norms.parameters = parameters.norm(ops);
@@ -55,7 +67,7 @@ void GoldenTrajectory::add(const GoldenUpdateNorms& norms, const FlatParameters&
   }
 }
 
-void GoldenTrajectory::compare_parameters(double tolerance, bool model, GoldenReport& report) const {
+void GoldenTrajectory::compare_parameters(double tolerance, bool from_model, GoldenReport& report) const {
   std::set<std::string> known;
   for (std::size_t i = 0; i < table_.size(); ++i) {
     known.insert(table_[i].name);
@@ -63,7 +75,7 @@ void GoldenTrajectory::compare_parameters(double tolerance, bool model, GoldenRe
     // Divided by the scale of their step, so that one line stands for all steps.
     std::vector<double> expected = file_.reals(name);
     std::vector<double> computed = values_[i];
-    if (model && name.ends_with("/key/bias")) {
+    if (from_model && has_zero_gradient(name)) {
       report.zero_gradient(name, computed, expected);
       continue;
     }
@@ -82,6 +94,20 @@ void GoldenTrajectory::compare_parameters(double tolerance, bool model, GoldenRe
   for (const std::string& name : file_.h5().datasets_below("/trajectory")) {
     if (!known.contains(name)) report.unsupported("/trajectory/" + name);
   }
+}
+
+GoldenQuantity GoldenTrajectory::update_norms() const {
+  GoldenQuantity norms = of(&GoldenUpdateNorms::updates, true);
+  for (const ParameterSpec& spec : table_) {
+    if (!has_zero_gradient(spec.name)) continue;
+    std::vector<double> before = file_.reals("/params/" + spec.name);
+    for (std::size_t step = 0; step < norms.values.size(); ++step) {
+      std::vector<double> after = file_.reals_at("/trajectory/" + spec.name, static_cast<std::int64_t>(step));
+      norms.values[step] = std::hypot(norms.values[step], std::sqrt(squared_distance(after, before)));
+      before = std::move(after);
+    }
+  }
+  return norms;
 }
 
 GoldenQuantity GoldenTrajectory::of(double GoldenUpdateNorms::*member, bool norm) const {

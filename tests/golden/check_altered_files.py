@@ -35,7 +35,7 @@ def main():
         expect(value, 5, "FAIL", "a changed logit")
         if value.stdout.count("FAIL") != 1 or "/out/logits" not in value.stdout.split("FAIL", 1)[1].splitlines()[0]:
             problems.append("a changed logit: one line, that of /out/logits, should have failed")
-        expect(golden(selftest, copies["integer"]), 5, "1 of 200 differ", "a changed slot")
+        expect(golden(selftest, copies["integer"]), 5, "1 of 400 differ", "a changed slot")
         expect(golden(selftest, copies["key"]), 1, "UNSUPPORTED   model/stochastic_depth = 0.1", "an unknown key")
         expect(golden(selftest, copies["setting"]), 1, "UNSUPPORTED   model/classifier = gap", "an unbuilt classifier")
         expect(golden(selftest, damaged), 3, "UNREADABLE", "a damaged file")

@@ -54,6 +54,18 @@ TEST(Capacity, IsComputedInDoubleAndNotInRationals) {
   EXPECT_EQ(slots_per_expert(factor_of(1.1), 800, 2, 8), 224);
 }
 
+TEST(Capacity, IsComputedFromLeftToRight) {
+  // In another order these products land on the other side of a whole number.
+  const auto ceiling = [](std::int64_t tokens, std::int64_t selected, double factor, std::int64_t experts) {
+    Capacity capacity = factor_of(factor);
+    capacity.multiple_of = 0;
+    return slots_per_expert(capacity, tokens, selected, experts);
+  };
+  EXPECT_EQ(ceiling(400, 1, 1.1, 5), 89);  // (400 / 5) * 1.1 is 88
+  EXPECT_EQ(ceiling(50, 2, 1.05, 3), 35);  // (100 / 3) * 1.05 is above 35
+  EXPECT_EQ(ceiling(50, 3, 1.1, 3), 55);   // (50 * 1.1) * 3 / 3 is above 55
+}
+
 TEST(Capacity, GoesUpToAMultipleOfFourUnlessToldOtherwise) {
   EXPECT_EQ(slots_per_expert(factor_of(1.0), 32, 2, 32), 4);
   Capacity unrounded = factor_of(1.0);
