@@ -14,6 +14,22 @@ HWY_BEFORE_NAMESPACE();
 namespace vitrail::cpu::HWY_NAMESPACE {
 namespace {
 
+/// A sum over many classes: in runs of 32 vectors, so that its error grows with the run and not with the whole.
+struct LongSum {
+  // Written out: GCC compiles the implicit constructor without the target's instructions.
+  HWY_INLINE LongSum() : total(zero()), run(zero()) {}
+  Vector total;
+  Vector run;
+  int terms = 0;
+  HWY_INLINE void add(Vector x) {
+    run = hn::Add(run, x);
+    if (++terms % 32 != 0) return;
+    total = hn::Add(total, run);
+    run = zero();
+  }
+  HWY_INLINE float value() const { return sum(hn::Add(total, run)); }
+};
+
 // loss = sum y (lse - a) = lse * sum y - sum y a would cancel; so the differences are summed.
 float SoftmaxLoss(const float* logits, const float* targets, float scale, float* dlogits, std::int64_t classes) {
   constexpr float kLow = -std::numeric_limits<float>::infinity();
@@ -21,25 +37,25 @@ float SoftmaxLoss(const float* logits, const float* targets, float scale, float*
   for_vectors(classes,
               [&](std::int64_t i, std::int64_t count) { high = hn::Max(high, load(logits + i, count, kLow)); });
   const float top = classes > 0 ? largest(high) : 0.0F;
-  Vector exps = zero();
-  Vector weights = zero();
+  LongSum exps;
+  LongSum weights;
   for_vectors(classes, [&](std::int64_t i, std::int64_t count) {
-    exps = hn::Add(exps, exp(hn::Sub(load(logits + i, count, kLow), set(top))));
-    weights = hn::Add(weights, load(targets + i, count));
+    exps.add(exp(hn::Sub(load(logits + i, count, kLow), set(top))));
+    weights.add(load(targets + i, count));
   });
-  const float all = sum(exps);
+  const float all = exps.value();
   const Vector log_all = set(std::log(all));
   const Vector tops = set(top);
-  const Vector softmax_scale = set(sum(weights) / all);
+  const Vector softmax_scale = set(weights.value() / all);
   const Vector scales = set(scale);
-  Vector loss = zero();
+  LongSum loss;
   for_vectors(classes, [&](std::int64_t i, std::int64_t count) {
     const Vector y = load(targets + i, count);
     const Vector away = hn::Sub(load(logits + i, count), tops);
-    loss = hn::MulAdd(y, hn::Sub(log_all, away), loss);
+    loss.add(hn::Mul(y, hn::Sub(log_all, away)));
     if (dlogits != nullptr) store(hn::Mul(scales, hn::MulSub(exp(away), softmax_scale, y)), dlogits + i, count);
   });
-  return classes > 0 ? sum(loss) : 0.0F;
+  return classes > 0 ? loss.value() : 0.0F;
 }
 
 /// log(1 + t) for 0 <= t <= 1: 2 artanh(t / (2 + t)), its series to s^15.
@@ -60,19 +76,19 @@ HWY_INLINE Vector log1p(Vector t) {
 // -[y log sig(a) + (1-y) log sig(-a)] = max(a, 0) - a y + log(1 + e^-|a|)
 float SigmoidLoss(const float* logits, const float* targets, float scale, float* dlogits, std::int64_t classes) {
   const Vector scales = set(scale);
-  Vector loss = zero();
+  LongSum loss;
   for_vectors(classes, [&](std::int64_t i, std::int64_t count) {
     const Vector a = load(logits + i, count, -128.0F);  // past the end: no loss
     const Vector y = load(targets + i, count);
     const Vector e = exp(hn::Neg(hn::Abs(a)));
     const Vector positive = hn::IfThenZeroElse(hn::Lt(a, zero()), a);
-    loss = hn::Add(loss, hn::Add(hn::NegMulAdd(a, y, positive), log1p(e)));
+    loss.add(hn::Add(hn::NegMulAdd(a, y, positive), log1p(e)));
     if (dlogits == nullptr) return;
     const Vector larger = hn::Div(set(1.0F), hn::Add(e, set(1.0F)));  // the sigmoid of |a|
     const Vector sigmoid = hn::IfThenElse(hn::Lt(a, zero()), hn::Mul(e, larger), larger);
     store(hn::Mul(scales, hn::Sub(sigmoid, y)), dlogits + i, count);
   });
-  return sum(loss);
+  return loss.value();
 }
 
 double SquareSum(const float* x, std::int64_t n) {
