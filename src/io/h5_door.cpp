@@ -1,7 +1,9 @@
 #include "io/h5_door.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <string_view>
 
 namespace vitrail::h5 {
 
@@ -79,6 +81,13 @@ std::string reason() {
   std::string said;
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, keep_first, &said);
   H5Eclear2(H5E_DEFAULT);
+  // Of a failed system call it tells the time, the descriptor, addresses, over two lines; its error is the reason.
+  constexpr std::string_view head = "error message = '";
+  if (const std::size_t error = said.find(head); error != std::string::npos) {
+    const std::size_t begin = error + head.size();
+    said = said.substr(begin, said.find('\'', begin) - begin);
+  }
+  std::replace(said.begin(), said.end(), '\n', ' ');
   return said.empty() ? "HDF5 gives no reason" : "HDF5: " + said;
 }
 

@@ -162,7 +162,8 @@ class Save {
       rank_of_first = static_cast<int>(rank);
     }
     const auto word = [&](const char* key) { return first ? first->at(key).as_string() : std::string(); };
-    const std::string others = failed > 1 ? text(" (and ", failed - 1, " more ranks)") : "";
+    const std::string others =
+        failed > 1 ? text(" (and ", failed - 1, failed > 2 ? " more ranks)" : " more rank)") : "";
     const std::string advice = word("suggestion").empty() ? "" : word("suggestion") + ". ";
     fail(ExitCode::checkpoint, {text("the checkpoint of step ", info_.step, " was not saved: rank ", rank_of_first,
                                      " on ", word("host"), others, ": ", word("problem")),

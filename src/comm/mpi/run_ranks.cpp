@@ -18,7 +18,7 @@ namespace vitrail {
 
 namespace {
 
-// How long a rank with a usage error waits for rank 0 to say the same and end all ranks.
+// How long a failing rank waits for rank 0 to say the same and end all ranks.
 constexpr std::chrono::seconds kPatience{2};
 
 std::string host_name() {
@@ -52,9 +52,9 @@ void say(const std::string& line) {
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &size);
   }
-  // A usage error is most likely seen by all ranks: rank 0 speaks for them. A rank that is still alive afterwards was
-  // alone with it.
-  if (code == ExitCode::usage && rank != 0) std::this_thread::sleep_for(kPatience);
+  // Most errors are seen by all ranks, and one line is clearer than a thousand: rank 0 speaks for them. A rank that is
+  // still alive afterwards was alone with its own.
+  if (rank != 0) std::this_thread::sleep_for(kPatience);
   std::string line = program + ": ";
   if (code != ExitCode::usage || rank != 0) line += text("rank ", rank, "/", size, " on ", host_name(), ": ");
   say(line + "error: " + what + "\n");
