@@ -48,11 +48,18 @@ void MetricsCollector::add_pass(const Activations& acts, std::int64_t valid_imag
   }
   images_ += valid_images;
   ++passes_;
+  // Groups of nothing but padding, of which another layout has more or fewer, do not count.
+  const std::int64_t valid_groups =
+      config_.moe_blocks.empty()
+          ? 0
+          : (valid_images * config_.tokens() + config_.group_tokens() - 1) / config_.group_tokens();
+  valid_groups_ += valid_groups;
   std::size_t count = 0;
   for (const std::int64_t block : config_.moe_blocks) {
     const MoeActivations& moe = acts.blocks[static_cast<std::size_t>(block)].moe;
     for (const Tensor& kind : {moe.importance, moe.load, moe.gshard}) {
-      const std::vector<double> values = to_doubles(kind);
+      std::vector<double> values = to_doubles(kind);
+      std::fill(values.begin() + valid_groups, values.end(), 0.0);
       groups_.insert(groups_.end(), values.begin(), values.end());
     }
     for (const Tensor& kind : {moe.assigned, moe.kept}) {
@@ -84,6 +91,7 @@ Metrics MetricsCollector::finish(Communicator& world) {
   row.insert(row.end(), groups_.begin(), groups_.end());
   const std::vector<double> all = gather(world, row);
   std::vector<std::int64_t> counts = counts_;
+  counts.push_back(valid_groups_);
   counts.push_back(images_);
   counts.push_back(correct_);
   world.all_sum(counts);
@@ -109,20 +117,20 @@ Metrics MetricsCollector::finish(Communicator& world) {
         for (std::size_t i = 0; i < 3 * groups; ++i) *sums[i / groups] += at[i];
       }
     }
-    for (double* sum : sums) *sum /= static_cast<double>(std::max<std::size_t>(passes * ranks * groups, 1));
+    for (double* sum : sums) *sum /= static_cast<double>(std::max<std::int64_t>(counts[counts.size() - 3], 1));
     const auto e = static_cast<std::size_t>(config_.experts);
     const auto first = counts.begin() + static_cast<std::ptrdiff_t>(2 * b * e);
     block.assigned.assign(first, first + static_cast<std::ptrdiff_t>(e));
     block.kept.assign(first + static_cast<std::ptrdiff_t>(e), first + static_cast<std::ptrdiff_t>(2 * e));
     const RouterConfig& router = config_.router;
-    metrics.auxiliary_loss += router.importance_weight * block.importance_loss +
-                              router.load_weight * block.load_loss + router.gshard_weight * block.gshard_loss;
+    metrics.auxiliary_loss += router.importance_weight * block.importance_loss + router.load_weight * block.load_loss +
+                              router.gshard_weight * block.gshard_loss;
     metrics.moe.push_back(std::move(block));
   }
   losses_.clear();
   groups_.clear();
   counts_.clear();
-  passes_ = images_ = correct_ = 0;
+  passes_ = images_ = correct_ = valid_groups_ = 0;
   return metrics;
 }
 

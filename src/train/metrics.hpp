@@ -14,13 +14,13 @@ namespace vitrail {
 
 struct MoeMetrics {
   std::int64_t block = 0;
-  double importance_loss = 0;          ///< means over groups, not weighted
+  double importance_loss = 0;  ///< means over groups, not weighted
   double load_loss = 0;
   double gshard_loss = 0;
   std::vector<std::int64_t> assigned;  ///< choices per expert
   std::vector<std::int64_t> kept;      ///< of these, not dropped
 
-  [[nodiscard]] double drop_rate() const;     ///< share of the choices that were dropped
+  [[nodiscard]] double drop_rate() const;  ///< share of the choices that were dropped
   /// Largest share of an expert over the mean share; 1 = perfectly balanced.
   [[nodiscard]] double load_imbalance() const;
 };
@@ -47,21 +47,23 @@ class MetricsCollector {
 
   /// After a forward pass and its loss. The first `valid_images` of the pass count.
   void add_pass(const Activations& acts, std::int64_t valid_images);
-  /// Sums over all passes and ranks in the order of the batch: pass-major, then rank. Collective. Empties the collector.
+  /// Sums over all passes and ranks in the order of the batch: pass-major, then rank. Collective. Empties the
+  /// collector.
   Metrics finish(Communicator& world);
 
  private:
   const ModelConfig& config_;
+  std::int64_t valid_groups_ = 0;
   std::int64_t passes_ = 0;
   std::int64_t images_ = 0;
   std::int64_t correct_ = 0;
-  std::vector<double> losses_;  // [passes][images of a pass], 0 for images that do not count
-  std::vector<double> groups_;  // [passes][MoE blocks][groups][3]
+  std::vector<double> losses_;        // [passes][images of a pass], 0 for images that do not count
+  std::vector<double> groups_;        // [passes][MoE blocks][groups][3]
   std::vector<std::int64_t> counts_;  // [MoE blocks][2][E]
 };
 
-/// Square root of the sum over all parameters of the whole model, from the block sums of every rank's slices, added up in
-/// the order of the table, experts and blocks.
+/// Square root of the sum over all parameters of the whole model, from the block sums of every rank's slices, added up
+/// in the order of the table, experts and blocks.
 class GlobalNorm {
  public:
   explicit GlobalNorm(const TrainState& state);
@@ -69,8 +71,8 @@ class GlobalNorm {
   double operator()(Communicator& world, const std::vector<double>& dense, const std::vector<double>& expert) const;
 
  private:
-  std::int64_t dense_blocks_;   // places for dense blocks in a rank's row
-  std::int64_t row_;            // places in all
+  std::int64_t dense_blocks_;        // places for dense blocks in a rank's row
+  std::int64_t row_;                 // places in all
   std::vector<std::int64_t> order_;  // places in the gathered rows, in the order of summation
 };
 
