@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace vitrail {
 
@@ -74,7 +75,7 @@ void ModelConfig::check() const {
                       patch_columns),
                  "an image must be at least one patch", "Use a smaller patch or larger images");
   VITRAIL_EXPECT(width % heads == 0, ExitCode::usage, text("width ", width, " is not divisible by ", heads, " heads"),
-                 "every head has width / heads channels", "");
+                 "every head has width / heads channels", text("Use --heads ", std::gcd(width, heads)));
   for (std::size_t i = 0; i < moe_blocks.size(); ++i) {
     VITRAIL_EXPECT(moe_blocks[i] >= 0 && moe_blocks[i] < blocks && (i == 0 || moe_blocks[i - 1] < moe_blocks[i]),
                    ExitCode::usage, text("MoE block ", moe_blocks[i]),
@@ -82,9 +83,10 @@ void ModelConfig::check() const {
   }
   if (moe_blocks.empty()) return;
   expect_positive(experts, "experts");
-  VITRAIL_EXPECT(router.selected >= 1 && router.selected <= experts, ExitCode::usage,
-                 text(router.selected, " experts per token"), text("it must be in 1 .. ", experts, ", the experts"),
-                 "");
+  VITRAIL_EXPECT(
+      router.selected >= 1 && router.selected <= experts, ExitCode::usage, text(router.selected, " experts per token"),
+      text("it must be in 1 .. ", experts, ", the experts"),
+      text("Use --selected ", std::clamp<std::int64_t>(router.selected, 1, experts), " or change --experts"));
   VITRAIL_EXPECT(router.group_images > 0 || router.group_tokens > 0, ExitCode::usage, "routing groups are empty",
                  "a group holds at least one image", "Set group_images");
   VITRAIL_EXPECT(std::isfinite(router.noise_std) && router.noise_std >= 0, ExitCode::usage,

@@ -8,20 +8,26 @@ namespace vitrail {
 void resolve(RunConfig& config) {
   config.model.moe_blocks = moe_blocks_by_name(config.moe, config.model.blocks);
   config.model.check();
+  VITRAIL_EXPECT(config.shift >= 0, ExitCode::usage, text("--shift ", config.shift), "it counts pixels, each way", "");
 }
 
 std::int64_t total_steps(const RunConfig& config, std::int64_t examples) {
   VITRAIL_EXPECT((config.steps > 0) != (config.epochs > 0), ExitCode::usage,
                  text("the length of the run is given as ", config.steps, " steps and ", config.epochs, " epochs"),
-                 "exactly one of the two must be positive", "Set the other one to 0");
+                 "exactly one of the two must be positive", "Give --steps or --epochs");
+  VITRAIL_EXPECT(config.batch > 0, ExitCode::usage, text("a batch of ", config.batch, " images"), "a step needs images",
+                 "");
   if (config.steps > 0) return config.steps;
-  return static_cast<std::int64_t>(
-      std::ceil(config.epochs * static_cast<double>(examples) / static_cast<double>(config.batch)));
+  const double steps = std::ceil(config.epochs * static_cast<double>(examples) / static_cast<double>(config.batch));
+  VITRAIL_EXPECT(steps < 0x1p53, ExitCode::usage, text(config.epochs, " epochs"), "that is no number of steps", "");
+  return static_cast<std::int64_t>(steps);
 }
 
 std::int64_t steps_of_share(double share, std::int64_t total) {
   VITRAIL_EXPECT(share >= 0 && std::isfinite(share), ExitCode::usage, text("a warm-up or cool-down of ", share),
                  "it is a share of the steps (below 1) or a number of steps", "");
+  VITRAIL_EXPECT(share < 0x1p53, ExitCode::usage, text("a warm-up or cool-down of ", share, " steps"),
+                 "no run is that long", "");
   return static_cast<std::int64_t>(std::llround(share < 1 ? share * static_cast<double>(total) : share));
 }
 
@@ -49,6 +55,15 @@ Schedule make_schedule(const RunConfig& config, std::int64_t total) {
 }
 
 OptimizerConfig make_optimizer(const RunConfig& config) {
+  for (const auto& [name, beta] : {std::pair{"beta1", config.beta1}, {"beta2", config.beta2}}) {
+    VITRAIL_EXPECT(beta >= 0 && beta < 1, ExitCode::usage, text("--", name, " ", beta),
+                   "Adam's means forget: it lies in [0, 1)", "");
+  }
+  for (const auto& [name, value] :
+       {std::pair{"epsilon", config.epsilon}, {"weight-decay", config.weight_decay}, {"clip-norm", config.clip_norm}}) {
+    VITRAIL_EXPECT(value >= 0 && std::isfinite(value), ExitCode::usage, text("--", name, " ", value),
+                   "it must be a number from 0 up", "");
+  }
   OptimizerConfig optimizer;
   optimizer.beta1 = config.beta1;
   optimizer.beta2 = config.beta2;
@@ -70,7 +85,8 @@ Layout make_layout(const RunConfig& config, std::int64_t rank, std::int64_t rank
   if (layout.leaves_per_pass == 0 && layout.leaf_images > 0 && ranks > 0) {
     // The largest power of two that divides the leaves of a rank and keeps an expert-parallel group's leaves a subtree.
     const std::int64_t each = std::max<std::int64_t>(layout.leaves() / ranks, 1);
-    const std::int64_t groups = std::max<std::int64_t>(layout.tree_leaves() / std::max<std::int64_t>(layout.expert_parallel, 1), 1);
+    const std::int64_t groups =
+        std::max<std::int64_t>(layout.tree_leaves() / std::max<std::int64_t>(layout.expert_parallel, 1), 1);
     layout.leaves_per_pass = std::min(each & -each, groups & -groups);
   }
   layout.check(config.model);
@@ -133,7 +149,8 @@ RunConfig preset(const std::string& name) {
   for (const auto& [known, maker] : presets()) {
     if (known == name) return maker();
   }
-  fail(ExitCode::usage, {text("unknown preset '", name, "'"), "see --help for the presets", did_you_mean(name, preset_names())});
+  fail(ExitCode::usage,
+       {text("unknown preset '", name, "'"), "see --help for the presets", did_you_mean(name, preset_names())});
 }
 
 }  // namespace vitrail
