@@ -1,10 +1,11 @@
 #include "apps/progress.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
+
+#include <unistd.h>
 
 namespace vitrail {
 
@@ -81,23 +82,32 @@ MetricsFile::MetricsFile(const std::filesystem::path& run_dir, std::int64_t step
 
 void MetricsFile::write(const StepReport& report, double images_per_s, double data_wait_s, double elapsed_s) {
   Json line = to_json(report);
-  line.set("time", Json::object()
-                       .set("images_per_s", images_per_s)
-                       .set("data_wait_s", data_wait_s)
-                       .set("elapsed_s", elapsed_s));
+  line.set(
+      "time",
+      Json::object().set("images_per_s", images_per_s).set("data_wait_s", data_wait_s).set("elapsed_s", elapsed_s));
   const std::string written = line.dump() + "\n";
-  const bool whole = std::fwrite(written.data(), 1, written.size(), file_.get()) == written.size() &&
-                     std::fflush(file_.get()) == 0;
+  const bool whole =
+      std::fwrite(written.data(), 1, written.size(), file_.get()) == written.size() && std::fflush(file_.get()) == 0;
   VITRAIL_EXPECT(whole, ExitCode::other, text(path_.string(), " cannot be written"), "is the disk full?", "");
 }
 
+bool stdout_is_a_terminal() {
+  // Open MPI, srun and every launcher that speaks PMI or PMIx.
+  for (const char* launched : {"OMPI_COMM_WORLD_SIZE", "SLURM_PROCID", "PMIX_RANK", "PMI_RANK"}) {
+    if (std::getenv(launched) != nullptr) return false;
+  }
+  return isatty(STDOUT_FILENO) != 0;
+}
+
 Progress::Progress(const Log& log, std::int64_t first_step, std::int64_t last_step, std::int64_t images_per_step,
-                   bool show)
-    : log_(log), first_step_(first_step), last_step_(last_step), images_per_step_(images_per_step), show_(show),
-      terminal_(show && isatty(STDOUT_FILENO) != 0) {}
+                   bool terminal)
+    : log_(log),
+      first_step_(first_step),
+      last_step_(last_step),
+      images_per_step_(images_per_step),
+      terminal_(terminal) {}
 
 void Progress::after(const StepReport& report) {
-  if (!show_) return;
   const std::int64_t done = report.step - first_step_;
   const double loss = report.metrics.total_loss();
   loss_ = done == 1 ? loss : loss_ + (loss - loss_) * std::max(0.02, 1.0 / static_cast<double>(done));
@@ -106,9 +116,9 @@ void Progress::after(const StepReport& report) {
   if (!last && now - shown_at_s_ < (terminal_ ? 0.2 : 10.0)) return;
   shown_at_s_ = now;
   const double per_step = now / static_cast<double>(done);
-  std::string line = text("step ", report.step, "/", last_step_, "  loss ", fixed(loss_, 4), "  lr ",
-                          fixed(report.learning_rate, 6), "  ",
-                          fixed(static_cast<double>(images_per_step_) / per_step, 0), " images/s");
+  std::string line =
+      text("step ", report.step, "/", last_step_, "  loss ", fixed(loss_, 4), "  lr ", fixed(report.learning_rate, 6),
+           "  ", fixed(static_cast<double>(images_per_step_) / per_step, 0), " images/s");
   if (!report.metrics.moe.empty()) line += text("  dropped ", fixed(100 * report.metrics.drop_rate(), 1), " %");
   line += text("  left ", duration(per_step * static_cast<double>(last_step_ - report.step)));
   if (terminal_) {

@@ -18,8 +18,8 @@ Json to_json(const StepReport& report);
 /// metrics.jsonl: one object a step, {"step": ..., ..., "time": {...}}. Rank 0 alone writes.
 class MetricsFile {
  public:
-  /// Opens RUN/metrics.jsonl for appending, first cutting off what comes after `step`: on resumption the steps after the
-  /// checkpoint are computed again.
+  /// Opens RUN/metrics.jsonl for appending, first cutting off what comes after `step`: on resumption the steps after
+  /// the checkpoint are computed again.
   MetricsFile(const std::filesystem::path& run_dir, std::int64_t step);
   void write(const StepReport& report, double images_per_s, double data_wait_s, double elapsed_s);
 
@@ -31,10 +31,17 @@ class MetricsFile {
   std::unique_ptr<std::FILE, Closer> file_;
 };
 
+/// Does stdout go to a terminal at which somebody may sit? Not if a launcher started this process: mpirun and srun give
+/// ranks a terminal of their own even when the job's output goes to a file. To be asked before MPI starts, which
+/// without a launcher sets the same variables.
+bool stdout_is_a_terminal();
+
 /// One line that is redrawn on a terminal, or a plain line every few seconds in a batch log.
 class Progress {
  public:
-  Progress(const Log& log, std::int64_t first_step, std::int64_t last_step, std::int64_t images_per_step, bool show);
+  /// Of the steps after `first_step` up to `last_step`.
+  Progress(const Log& log, std::int64_t first_step, std::int64_t last_step, std::int64_t images_per_step,
+           bool terminal);
   void after(const StepReport& report);
   void finish();
 
@@ -43,7 +50,6 @@ class Progress {
   std::int64_t first_step_;
   std::int64_t last_step_;
   std::int64_t images_per_step_;
-  bool show_;
   bool terminal_;
   bool line_open_ = false;
   double loss_ = 0;  ///< running mean

@@ -1,9 +1,9 @@
 #include "apps/run_report.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
+
+#include <unistd.h>
 
 #include "apps/progress.hpp"
 #include "apps/version.hpp"
@@ -13,20 +13,20 @@ namespace vitrail {
 
 void expect_data_fits(const Dataset& dataset, const ModelConfig& model) {
   const ImageShape& image = dataset.image();
-  VITRAIL_EXPECT(image.height == model.image_height && image.width == model.image_width &&
-                     image.channels == model.channels,
-                 ExitCode::data,
-                 text(dataset.name(), " has images of ", image.height, "x", image.width, "x", image.channels),
-                 text("the model takes ", model.image_height, "x", model.image_width, "x", model.channels),
-                 "Set --image-height, --image-width and --channels, or choose other data");
+  VITRAIL_EXPECT(
+      image.height == model.image_height && image.width == model.image_width && image.channels == model.channels,
+      ExitCode::data, text(dataset.name(), " has images of ", image.height, "x", image.width, "x", image.channels),
+      text("the model takes ", model.image_height, "x", model.image_width, "x", model.channels),
+      "Set --image-height, --image-width and --channels, or choose other data");
   VITRAIL_EXPECT(dataset.classes() == model.classes, ExitCode::data,
-                 text(dataset.name(), " has ", dataset.classes(), " classes"),
-                 text("the model has ", model.classes), text("Set --classes ", dataset.classes()));
+                 text(dataset.name(), " has ", dataset.classes(), " classes"), text("the model has ", model.classes),
+                 text("Set --classes ", dataset.classes()));
 }
 
 void copy_block(const ImageBlock& block, Activations& acts) {
   VITRAIL_EXPECT(block.count == acts.labels.elements(), ExitCode::other,
-                 text("a block of ", block.count, " images for a pass of ", acts.labels.elements()), "this is a bug", "");
+                 text("a block of ", block.count, " images for a pass of ", acts.labels.elements()), "this is a bug",
+                 "");
   std::memcpy(acts.raw_images.data, block.images, static_cast<std::size_t>(acts.raw_images.bytes()));
   std::memcpy(acts.labels.data, block.labels, static_cast<std::size_t>(acts.labels.bytes()));
 }
@@ -58,14 +58,16 @@ void report_start(const Log& log, MpiSession& session, const TrainState& state, 
   log.info("vitrail ", kVersion, ", ", session.library_version(), ", back end ", state.ops.name(), ", ",
            state.config.threads, state.config.threads == 1 ? " thread" : " threads", " per rank");
   log.info("ranks   ", layout.ranks, " on ", hosts.size(), hosts.size() == 1 ? " node" : " nodes", " = ",
-           layout.expert_parallel, " expert-parallel x ", layout.replicas(), layout.replicas() == 1 ? " replica" : " replicas");
+           layout.expert_parallel, " expert-parallel x ", layout.replicas(),
+           layout.replicas() == 1 ? " replica" : " replicas");
   log.info("batch   ", layout.batch, " images = ", layout.leaves(), " leaves of ", layout.leaf_images, " = ",
            layout.passes(), layout.passes() == 1 ? " pass" : " passes", " x ", layout.ranks, " ranks x ",
            layout.leaves_per_pass);
-  log.info("model   ", parameter_count(state.table), " parameters, ", model.blocks, " blocks, ", model.moe_blocks.size(),
-           " sparse", model.moe_blocks.empty() ? "" : text(" with ", model.experts, " experts, ", model.router.selected,
-                                                            " per token, ", model.slots(), " slots for ",
-                                                            model.group_tokens(), " tokens"));
+  log.info("model   ", parameter_count(state.table), " parameters, ", model.blocks, " blocks, ",
+           model.moe_blocks.size(), " sparse",
+           model.moe_blocks.empty() ? ""
+                                    : text(" with ", model.experts, " experts, ", model.router.selected, " per token, ",
+                                           model.slots(), " slots for ", model.group_tokens(), " tokens"));
   log.info("data    ", data, ": ", images, " images, ", model.classes, " classes; ", last_step, " steps");
   log.info("memory  per rank: parameters ", mebibytes(state.parameter_bytes()), ", gradients ",
            mebibytes(state.gradient_bytes()), ", optimizer ", mebibytes(state.optimizer_bytes()), ", activations ",
@@ -95,20 +97,22 @@ void report_end(const Log& log, const RunConfig& config, const TrainState& state
            " %, dropped ", fixed(100 * totals.drop_rate, 2), " %, fullest expert ", fixed(totals.load_imbalance, 2),
            " x the mean; waited for data ", fixed(totals.data_wait_s, 2), " s, for checkpoints ",
            fixed(totals.save_s, 2), " s");
+  if (!totals.digest.empty()) log.info("digest  ", totals.digest, "  of the checkpoint of step ", state.step);
   if (state.ranks.world.rank() != 0) return;
-  const Json summary = Json::object()
-                           .set("step", state.step)
-                           .set("train_wall_s", totals.train_s)
-                           .set("images_per_s", images / totals.step_s)
-                           .set("gflops", gflops)
-                           .set("gemm_peak_gflops", gemm_peak)
-                           .set("gemm_peak_share", share)
-                           .set("data_wait_s", totals.data_wait_s)
-                           .set("checkpoint_s", totals.save_s)
-                           .set("loss", totals.loss)
-                           .set("train_accuracy", totals.accuracy)
-                           .set("drop_rate", totals.drop_rate)
-                           .set("load_imbalance", totals.load_imbalance);
+  Json summary = Json::object()
+                     .set("step", state.step)
+                     .set("train_wall_s", totals.train_s)
+                     .set("images_per_s", images / totals.step_s)
+                     .set("gflops", gflops)
+                     .set("gemm_peak_gflops", gemm_peak)
+                     .set("gemm_peak_share", share)
+                     .set("data_wait_s", totals.data_wait_s)
+                     .set("checkpoint_s", totals.save_s)
+                     .set("loss", totals.loss)
+                     .set("train_accuracy", totals.accuracy)
+                     .set("drop_rate", totals.drop_rate)
+                     .set("load_imbalance", totals.load_imbalance);
+  if (!totals.digest.empty()) summary.set("digest", totals.digest);
   write_file_atomically(config.run_dir / "summary.json", summary.dump(2) + "\n", ExitCode::other);
 }
 

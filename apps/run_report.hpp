@@ -33,6 +33,7 @@ struct RunTotals {
   double accuracy = 0;
   double drop_rate = 0;
   double load_imbalance = 1;
+  std::string digest;  ///< of the last checkpoint; empty: not asked for
 
   void add(const StepReport& report, double step_seconds, double wait_seconds);
 };

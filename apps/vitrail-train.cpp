@@ -25,13 +25,15 @@ constexpr const char* kManual =
     "  srun --mpi=pmix vitrail-train --config my.cfg --resume\n"
     "\n"
     "A preset gives every setting a value; a configuration file (name = value) overrides it, and the command line\n"
-    "overrides the file. The run directory receives metrics.jsonl, summary.json and checkpoints/. With --resume the run\n"
+    "overrides the file. The run directory receives metrics.jsonl, summary.json and checkpoints/. With --resume it\n"
     "goes on from its last checkpoint, also on another number of ranks, to the same bits.";
 
 struct Settings {
   RunConfig run;
   RunOptionTexts texts;
   std::string communicator = "mpi";
+  std::string progress = "auto";
+  bool digest = false;
   bool print_config = false;
 };
 
@@ -50,6 +52,12 @@ void add_options(Options& options, Settings& s) {
   options.add("stop-after", s.run.stop_after, "STEPS", "stop this job after so many steps, with a checkpoint");
   options.add("communicator", s.communicator, "NAME", "mpi, or checked: ranks agree on every exchange before it")
       .choices({"mpi", "checked"});
+  options
+      .add("progress", s.progress, "HOW",
+           "one line that is redrawn (terminal) or a line every ten seconds (log); auto: terminal without a launcher")
+      .choices({"auto", "terminal", "log"});
+  options.add("digest", s.digest, "",
+              "at the end print a SHA-256 of the last checkpoint's tensors: equal runs have equal ones");
   options.add("print-config", s.print_config, "", "print the merged configuration and stop").only_on_command_line();
   add_layout_options(options, s.run);
   add_training_options(options, s.run);
@@ -65,6 +73,18 @@ Dataset open_data(const RunConfig& config) {
   return dataset;
 }
 
+/// Error (checkpoint) if there were checkpoints, though none is whole: a new start would bury what can perhaps be
+/// saved.
+void expect_unused(const std::filesystem::path& checkpoints) {
+  std::error_code failed;
+  for (std::filesystem::directory_iterator at(checkpoints, failed), end; !failed && at != end; at.increment(failed)) {
+    VITRAIL_EXPECT(
+        at->path().extension() == ".tmp", ExitCode::checkpoint,
+        text("no checkpoint in ", checkpoints.string(), " is whole, but there is ", at->path().filename().string()),
+        "a checkpoint without its manifest.json is damaged", "Restore it, or name another --run-dir to start anew");
+  }
+}
+
 /// Makes the run directory, or goes on in it.
 std::optional<std::filesystem::path> find_checkpoint(const RunConfig& config, Communicator& world) {
   VITRAIL_EXPECT(!config.run_dir.empty(), ExitCode::usage, "no --run-dir was given",
@@ -76,6 +96,7 @@ std::optional<std::filesystem::path> find_checkpoint(const RunConfig& config, Co
     std::filesystem::create_directories(config.run_dir, failed);
     VITRAIL_EXPECT(!failed, ExitCode::usage, text(config.run_dir.string(), " cannot be made"), failed.message(), "");
     found = latest_checkpoint(config.run_dir).value_or("").string();
+    if (found.empty()) expect_unused(config.run_dir / "checkpoints");
   }
   found = world.all_gather_strings(found)[0];
   if (found.empty()) return std::nullopt;
@@ -84,7 +105,7 @@ std::optional<std::filesystem::path> find_checkpoint(const RunConfig& config, Co
   return found;
 }
 
-int train(MpiSession& session, int argc, char** argv) {
+int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
   Settings settings;
   Options options(kProgram, kManual);
   add_options(options, settings);
@@ -143,7 +164,11 @@ int train(MpiSession& session, int argc, char** argv) {
   trainer.warm_up();
   std::optional<MetricsFile> metrics_file;
   if (world.rank() == 0) metrics_file.emplace(config.run_dir, first_step);
-  Progress progress(log, first_step, stop, layout.batch, world.rank() == 0);
+  std::optional<Progress> progress;
+  if (world.rank() == 0) {
+    progress.emplace(log, first_step, stop, layout.batch,
+                     settings.progress == "terminal" || (settings.progress == "auto" && at_terminal));
+  }
   Stopwatch training;
   RunTotals totals;
   while (state.step < stop) {
@@ -154,12 +179,13 @@ int train(MpiSession& session, int argc, char** argv) {
     if (metrics_file && (report.step % std::max<std::int64_t>(config.log_every, 1) == 0 || report.step == stop)) {
       metrics_file->write(report, static_cast<double>(layout.batch) / one.seconds(), wait_s, whole.seconds());
     }
-    progress.after(report);
+    if (progress) progress->after(report);
     if (config.save_every > 0 && report.step % config.save_every == 0 && report.step < stop) totals.save_s += save();
   }
   totals.train_s = training.seconds();
-  progress.finish();
+  if (progress) progress->finish();
   totals.save_s += save();
+  if (settings.digest && world.rank() == 0) totals.digest = CheckpointReader(config.run_dir).digest();
   report_end(log, config, state, totals, measure_gemm_peak(static_cast<int>(config.threads), world));
   return 0;
 }
@@ -178,5 +204,6 @@ int main(int argc, char** argv) {
       return 0;
     });
   }
-  return run_ranks(argc, argv, kProgram, [&](MpiSession& session) { return train(session, argc, argv); });
+  const bool at_terminal = stdout_is_a_terminal();
+  return run_ranks(argc, argv, kProgram, [&](MpiSession& session) { return train(session, argc, argv, at_terminal); });
 }

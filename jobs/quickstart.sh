@@ -88,10 +88,12 @@ train() {
     say "train: preset fmnist on $ranks ranks, the experts spread over both"
   fi
   mkdir -p $run_dir
-  local code=0
+  # The ranks cannot see where the output ends up.
+  local code=0 progress=log
+  [ ! -t 1 ] || progress=terminal
   launch $programs/vitrail-train --preset fmnist --data $data/train --run-dir $run_dir --expert-parallel $ranks \
-    --threads 1 --resume | tee -a $run_dir/train.log || code=${PIPESTATUS[0]}
-  # mpirun gives the ranks a terminal, so progress is one line redrawn: in the log it becomes lines.
+    --threads 1 --progress $progress --resume | tee -a $run_dir/train.log || code=${PIPESTATUS[0]}
+  # On a terminal progress is one line redrawn: in the log it becomes lines.
   sed -i 's/\r/\n/g' $run_dir/train.log
   [ "$code" != 85 ] || printf 'stopped in time and saved: run jobs/quickstart.sh again to go on\n' >&2
   [ "$code" = 0 ] || exit "$code"

@@ -47,6 +47,7 @@ class Quickstart(Scratch):
         self.assertEqual(len(self.calls("vitrail-pack")), 2)
         self.assertIn("-np 2", self.calls("mpirun")[0])
         self.assertIn("--expert-parallel 2", self.calls("vitrail-train")[0])
+        self.assertIn("--progress log", self.calls("vitrail-train")[0])  # stdout is no terminal here
         self.assertIn("capacity table", done.stdout)
         self.assertRegex(done.stdout, r"test accuracy +88\.12 %\n")
         self.assertRegex(done.stdout, r"images/s +123[45]\n")
