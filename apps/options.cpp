@@ -220,6 +220,15 @@ std::optional<std::string> Options::given(const std::string& name) const {
   return std::nullopt;
 }
 
+std::optional<std::string> Options::outranked(const std::string& one, const std::string& other) const {
+  for (const Layer* layer : {&command_line_, &file_}) {
+    const bool has_one = layer->contains(one);
+    if (has_one != layer->contains(other)) return has_one ? other : one;
+    if (has_one) break;
+  }
+  return std::nullopt;
+}
+
 void Options::read_settings(const std::vector<Setting>& settings) {
   for (const Setting& setting : settings) {
     const Option* const option = find(setting.name);

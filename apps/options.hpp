@@ -69,7 +69,7 @@ class Option {
 /// The present value of an option.
 struct Setting {
   std::string name;
-  std::vector<std::string> values;  ///< one text; a list: any number; an optional that is not set: none
+  std::vector<std::string> values;  ///< one text; a list: any number; an optional or path that is not set: none
   Effect effect{};
 };
 
@@ -99,6 +99,10 @@ class Options {
   void read_settings(const std::vector<Setting>& settings);
   /// What the command line, or else the file, says for a single-valued option (also before apply()).
   [[nodiscard]] std::optional<std::string> given(const std::string& name) const;
+  /// Two settings of which one excludes the other, such as the length of a run in steps and in epochs: which of them
+  /// has to give way? The one that is given on a lower layer; neither when both are given on the same or none is at
+  /// all.
+  [[nodiscard]] std::optional<std::string> outranked(const std::string& one, const std::string& other) const;
   /// Fills the variables: file first, command line on top.
   void apply();
 
@@ -187,6 +191,7 @@ Option& Options::add(const std::string& name, T& target, const std::string& plac
   option.assign_ = [name, &target](const std::vector<std::string>& texts) {
     if constexpr (is_list) {
       T values;
+      values.reserve(texts.size());
       for (const std::string& one : texts) values.push_back(option_text::read_or_refuse<Item>(name, one));
       target = std::move(values);
     } else {
@@ -196,8 +201,11 @@ Option& Options::add(const std::string& name, T& target, const std::string& plac
   option.show_ = [&target]() -> std::vector<std::string> {
     if constexpr (is_list) {
       std::vector<std::string> texts;
+      texts.reserve(target.size());
       for (const auto& value : target) texts.push_back(option_text::show(value));
       return texts;
+    } else if constexpr (std::is_same_v<T, std::filesystem::path>) {
+      return target.empty() ? std::vector<std::string>() : std::vector<std::string>{option_text::show(target)};
     } else if constexpr (std::is_same_v<T, Item>) {
       return {option_text::show(target)};
     } else {

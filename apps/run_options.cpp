@@ -28,8 +28,7 @@ void add_model_options(Options& options, RunConfig& config, RunOptionTexts& text
       .effect(Effect::numerics);
   number("selected", r.selected, "K: experts per token");
   number("group-images", r.group_images, "images that are routed together");
-  options.add("capacity-factor", r.capacity.factor, "X", "slots offered over choices made")
-      .effect(Effect::numerics);
+  options.add("capacity-factor", r.capacity.factor, "X", "slots offered over choices made").effect(Effect::numerics);
   options.add("capacity-slots", texts.capacity_slots, "N", "slots per expert and group, instead of the factor")
       .effect(Effect::numerics);
   options.add("capacity-rounding", texts.capacity_rounding, "HOW", "of the factor's slots: ceil, nearest, floor")
@@ -38,8 +37,9 @@ void add_model_options(Options& options, RunConfig& config, RunOptionTexts& text
   number("capacity-multiple", r.capacity.multiple_of, "round slots up to a multiple of this");
   options.add("noise", r.noise_std, "X", "router noise: standard deviation X/E on the logits, in training")
       .effect(Effect::numerics);
-  options.add("token-order", texts.token_order, "ORDER",
-              "who takes slots first: vanilla, or prioritized (Batch Prioritized Routing)")
+  options
+      .add("token-order", texts.token_order, "ORDER",
+           "who takes slots first: vanilla, or prioritized (Batch Prioritized Routing)")
       .choices({"vanilla", "prioritized"})
       .effect(Effect::numerics);
   options.add("importance-weight", r.importance_weight, "X", "of the importance loss").effect(Effect::numerics);
@@ -100,14 +100,24 @@ void apply_run_options(Options& options, RunConfig& config, RunOptionTexts& text
   if (const auto name = options.given("preset")) texts.preset = *name;
   config = preset(texts.preset);
   RouterConfig& router = config.model.router;
-  const bool factor_given = options.given("capacity-factor").has_value();
+  texts.token_order = router.order == TokenOrder::prioritized ? "prioritized" : "vanilla";
+  texts.capacity_rounding = router.capacity.rounding == Capacity::Rounding::ceil      ? "ceil"
+                            : router.capacity.rounding == Capacity::Rounding::nearest ? "nearest"
+                                                                                      : "floor";
+  texts.capacity_slots = router.capacity.slots;
   options.apply();
+  // Of two ways to say one thing, the command line's goes before the file's, and any before the preset's.
+  const auto length = options.outranked("steps", "epochs");
+  if (length == "steps") config.steps = 0;
+  if (length == "epochs") config.epochs = 0;
+  const auto capacity = options.outranked("capacity-slots", "capacity-factor");
+  if (capacity == "capacity-slots") texts.capacity_slots.reset();
+  if (capacity == "capacity-factor") router.capacity.factor.reset();
   router.order = texts.token_order == "prioritized" ? TokenOrder::prioritized : TokenOrder::vanilla;
   router.capacity.rounding = texts.capacity_rounding == "ceil"      ? Capacity::Rounding::ceil
                              : texts.capacity_rounding == "nearest" ? Capacity::Rounding::nearest
                                                                     : Capacity::Rounding::floor;
   router.capacity.slots = texts.capacity_slots;
-  if (texts.capacity_slots && !factor_given) router.capacity.factor.reset();
   resolve(config);
 }
 

@@ -175,6 +175,17 @@ TEST_F(OptionsTest, PrintsAConfigurationThatReadsBackTheSame) {
   EXPECT_EQ(again.data, (std::vector<std::string>{"a", "b"}));
 }
 
+TEST_F(OptionsTest, OfTwoThatExcludeEachOtherTheOneOfTheLowerLayerGivesWay) {
+  EXPECT_EQ(options_.outranked("batch", "threads"), std::nullopt);
+  options_.read_file(file("batch = 8\n"));
+  EXPECT_EQ(options_.outranked("batch", "threads"), "threads");
+  EXPECT_EQ(options_.outranked("threads", "batch"), "threads");
+  EXPECT_TRUE(parse({"--threads", "2"}));
+  EXPECT_EQ(options_.outranked("batch", "threads"), "batch");
+  EXPECT_TRUE(parse({"--batch", "4"}));
+  EXPECT_EQ(options_.outranked("batch", "threads"), std::nullopt);
+}
+
 TEST_F(OptionsTest, TellsTheEffectOfEverySetting) {
   const std::vector<Setting> settings = options_.settings();
   ASSERT_EQ(settings.size(), 7U);
