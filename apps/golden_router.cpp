@@ -78,10 +78,10 @@ void dispatch(Ops& ops, RouterCase& c) {
 
 /// y = f(expert, x) for every number of the rows; on the host, in double.
 void apply_experts(const RouterCase& c, ConstTensor from, Tensor to,
-                   const std::function<double(double expert, double x)>& f) {
+                   const std::function<double(std::size_t expert, double x)>& f) {
   std::vector<double> values = to_doubles(from);
   const std::size_t each = values.size() / static_cast<std::size_t>(c.experts);
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = f(static_cast<double>(i / each), values[i]);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = f(i / each, values[i]);
   from_doubles(values, to);
 }
 
@@ -127,7 +127,7 @@ void run_top_k_case(const GoldenBackend& backend, const GoldenFile& file, const 
                    .slot = c.slot,
                    .gate = c.gate});
   dispatch(ops, c);
-  apply_experts(c, c.rows, c.outputs, [](double expert, double x) { return (expert + 1) * x; });
+  apply_experts(c, c.rows, c.outputs, [](std::size_t expert, double x) { return static_cast<double>(expert + 1) * x; });
   combine(ops, c);
 
   GoldenQuantities out;
@@ -176,7 +176,10 @@ void combine_backward(Ops& ops, RouterCase& c) {
   const std::vector<double> y = to_doubles(c.outputs);
   std::vector<double> dx = to_doubles(c.d_rows);
   const std::size_t each = dx.size() / static_cast<std::size_t>(c.experts);
-  for (std::size_t i = 0; i < dx.size(); ++i) dx[i] *= (1 - y[i] * y[i]) * static_cast<double>(i / each + 1);
+  for (std::size_t i = 0; i < dx.size(); ++i) {
+    const std::size_t expert = i / each;
+    dx[i] *= (1 - y[i] * y[i]) * static_cast<double>(expert + 1);
+  }
   from_doubles(dx, c.d_rows);
   ops.gather_rows_backward({.dy = c.d_rows, .row = c.by_token(c.row), .dresidual = {}, .dx = c.by_token(c.d_data)});
 }
@@ -236,7 +239,8 @@ void run_auxiliary_case(const GoldenBackend& backend, const GoldenFile& file, co
                              .load = c.load,
                              .gshard = c.gshard});
   dispatch(ops, c);
-  apply_experts(c, c.rows, c.outputs, [](double expert, double x) { return std::tanh((expert + 1) * x); });
+  apply_experts(c, c.rows, c.outputs,
+                [](std::size_t expert, double x) { return std::tanh(static_cast<double>(expert + 1) * x); });
   combine(ops, c);
 
   GoldenQuantities out;

@@ -63,7 +63,7 @@ void read_parameters(const GoldenFile& file, const std::string& group, const std
     known.insert(table[i].name);
   }
   for (const std::string& name : file.h5().datasets_below(group)) {
-    if (!known.contains(name)) throw Unsupported("parameter " + group + "/" + name);
+    if (!known.contains(name)) throw Unsupported(text("parameter ", group, "/", name));
   }
 }
 

@@ -40,8 +40,8 @@ class AddingExperts : public ::testing::Test {
     for (std::size_t e = 0; e < 4; ++e) router[(e + 1) * 4 + e] = 1;
     from_doubles(router, params_.router);
     // gelu(x) = x for the x >= 10 here: the tanh in it is 1 to the last bit.
-    std::vector<double> picks(4 * 5, 0.0);
-    std::vector<double> adds(4 * 5, 0.0);
+    std::vector<double> picks(20, 0.0);
+    std::vector<double> adds(20, 0.0);
     for (std::size_t e = 0; e < 4; ++e) {
       picks[e * 5] = 1;
       adds[e * 5] = static_cast<double>(1 + e);
