@@ -3,6 +3,9 @@
 The real thing (build, training, accuracy) is run by hand and by the tests of the programs.
 """
 
+import os
+import pty
+import subprocess
 import unittest
 from pathlib import Path
 
@@ -66,6 +69,16 @@ class Quickstart(Scratch):
         for said in ("data/fashion-mnist/train is there", "is trained", "is evaluated"):
             self.assertIn(said, done.stdout)
         self.assertEqual(first[first.index("capacity table") :], done.stdout[done.stdout.index("capacity table") :])
+
+    def test_progress_is_redrawn_where_the_job_has_a_terminal(self):
+        ours, theirs = pty.openpty()
+        self.addCleanup(os.close, ours)
+        with os.fdopen(theirs, "wb") as terminal:
+            environment = {"PATH": str(self.bin), "HOME": str(self.root)}
+            command = [SCRIPT, "--no-install"]
+            subprocess.run(command, cwd=self.root, env=environment, stdin=subprocess.DEVNULL, stdout=terminal,
+                           stderr=subprocess.STDOUT, timeout=60, check=True)
+        self.assertIn("--progress terminal", self.calls("vitrail-train")[0])
 
     def test_an_interrupted_training_is_resumed(self):
         (self.root / "runs/quickstart/checkpoints").mkdir(parents=True)
