@@ -11,15 +11,16 @@
 namespace vitrail {
 
 bool wants_manual(int argc, const char* const* argv) {
-  return std::any_of(argv + 1, argv + argc, [](std::string_view word) { return word == "--help" || word == "--version"; });
+  return std::any_of(argv + 1, argv + argc,
+                     [](std::string_view word) { return word == "--help" || word == "--version"; });
 }
 
 std::unique_ptr<Ops> make_ops(const RunConfig& config, Communicator& world) {
   if (config.backend == "reference") return make_reference_ops(Dtype::f64);
   VITRAIL_EXPECT(config.backend == "cpu", ExitCode::usage, text("back end '", config.backend, "'"),
                  "the back ends are cpu and reference", "");
-  VITRAIL_EXPECT(config.threads >= 1 && config.threads <= 1024, ExitCode::usage,
-                 text("--threads ", config.threads), "every rank needs 1 to 1024 threads", "");
+  VITRAIL_EXPECT(config.threads >= 1 && config.threads <= 1024, ExitCode::usage, text("--threads ", config.threads),
+                 "every rank needs 1 to 1024 threads", "");
   std::int64_t level = cpu_isa_level();
   world.all_min({&level, 1});
   pin_cpu_isa(static_cast<int>(level));

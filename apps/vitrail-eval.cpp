@@ -38,8 +38,9 @@ void add_options(Options& options, Settings& s) {
   options.add("run-dir", s.run.run_dir, "DIR", "a run; its latest checkpoint is evaluated").only_on_command_line();
   options.add("checkpoint", s.checkpoint, "DIR", "one checkpoint, instead of --run-dir").only_on_command_line();
   options.add("data", s.run.data, "PATH", "folders that vitrail-pack made").only_on_command_line();
-  options.add("capacity-table", s.capacity_table, "X...",
-              "evaluate at these capacity factors, in vanilla and in prioritized order, and print a table")
+  options
+      .add("capacity-table", s.capacity_table, "X...",
+           "evaluate at these capacity factors, in vanilla and in prioritized order, and print a table")
       .only_on_command_line();
   options.add("output", s.output, "FILE", "results as JSON; default: evaluation.json in the run directory")
       .only_on_command_line();
@@ -134,8 +135,8 @@ Json evaluate_table(const Bench& bench, const std::vector<double>& factors, cons
     model.router.capacity.slots.reset();
     std::string line;
     Json row = Json::object().set("capacity_factor", factor).set("slots", model.slots());
-    for (const auto& [order, name] : {std::pair{TokenOrder::vanilla, "vanilla"},
-                                      std::pair{TokenOrder::prioritized, "prioritized"}}) {
+    for (const auto& [order, name] :
+         {std::pair{TokenOrder::vanilla, "vanilla"}, std::pair{TokenOrder::prioritized, "prioritized"}}) {
       model.router.order = order;
       const Metrics metrics = evaluate(bench, model);
       char cells[64];

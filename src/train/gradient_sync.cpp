@@ -11,11 +11,17 @@ constexpr std::int64_t kBucketElements = std::int64_t{1} << 18;  // 1 MiB of f32
 
 GradientSync::GradientSync(Arena& arena, Device& device, Dtype real, const FlatLayout& layout, Communicator& owners,
                            std::int64_t units_per_tree, std::int64_t units)
-    : device_(device), layout_(layout), owners_(owners), units_per_tree_(units_per_tree),
-      trees_(units / units_per_tree), single_(units == 1), mine_(layout.slice(owners.rank())) {
+    : device_(device),
+      layout_(layout),
+      owners_(owners),
+      units_per_tree_(units_per_tree),
+      trees_(units / units_per_tree),
+      single_(units == 1),
+      mine_(layout.slice(owners.rank())) {
   VITRAIL_EXPECT(owners.size() == layout.owners() && std::has_single_bit(static_cast<std::uint64_t>(units_per_tree)) &&
                      units % units_per_tree == 0 && units % owners.size() == 0,
-                 ExitCode::other, text(units, " units in trees of ", units_per_tree, " over ", owners.size(), " owners"),
+                 ExitCode::other,
+                 text(units, " units in trees of ", units_per_tree, " over ", owners.size(), " owners"),
                  "they do not fit", "This is a bug: Layout::check should have refused it");
   if (!single_) {
     const auto depth = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(units_per_tree)));

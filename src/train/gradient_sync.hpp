@@ -2,11 +2,11 @@
 // Sums of gradients over passes and ranks, in the one order that the leaves fix, and the way back of the parameters.
 //
 // A pass leaves on every rank the gradient of one unit: the subtree of leaves that the rank (for experts: the group of
-// ranks that share them) took through the model. Units arrive in the order of the batch, unit i = pass * owners + owner.
-// Each owner receives its slice of all units of a pass and adds them up as a binary tree:
+// ranks that share them) took through the model. Units arrive in the order of the batch, unit i = pass * owners +
+// owner. Each owner receives its slice of all units of a pass and adds them up as a binary tree:
 //   ((u0 + u1) + (u2 + u3)) + ...    per tree, and the trees in order.
-// Pending subtrees form a stack: accumulation costs log2(units) + 1 slices, not copies of the gradient. The communicator
-// moves bytes; the only additions are here.
+// Pending subtrees form a stack: accumulation costs log2(units) + 1 slices, not copies of the gradient. The
+// communicator moves bytes; the only additions are here.
 
 #include <vector>
 
@@ -20,8 +20,8 @@ namespace vitrail {
 
 class GradientSync {
  public:
-  /// `owners` are the ranks among which `layout` is shared out (owners.size() == layout.owners()). `units_per_tree` is a
-  /// power of two; a step has `units` units, a multiple of it.
+  /// `owners` are the ranks among which `layout` is shared out (owners.size() == layout.owners()). `units_per_tree` is
+  /// a power of two; a step has `units` units, a multiple of it.
   GradientSync(Arena& arena, Device& device, Dtype real, const FlatLayout& layout, Communicator& owners,
                std::int64_t units_per_tree, std::int64_t units);
 

@@ -37,7 +37,7 @@ struct RunConfig {
   double final_learning_rate = 1e-5;
   double warmup = 0.1;  ///< below 1: share of the steps; from 1: steps
   double timescale = 10000;
-  double cooldown = 0;  ///< like warmup
+  double cooldown = 0;     ///< like warmup
   std::int64_t shift = 0;  ///< random shift in pixels, each way
   bool flip = false;       ///< random horizontal flip
   std::string backend = "cpu";
@@ -52,7 +52,7 @@ struct RunConfig {
   bool resume = false;
   std::int64_t save_every = 0;  ///< steps; 0: at the end only
   std::int64_t keep_last = 2;
-  std::int64_t log_every = 1;   ///< steps between the lines of metrics.jsonl
+  std::int64_t log_every = 1;              ///< steps between the lines of metrics.jsonl
   std::optional<std::int64_t> stop_after;  ///< steps in this job, for testing resumption
 };
 

@@ -3,14 +3,16 @@
 namespace vitrail {
 
 Ranks::Ranks(Communicator& world_, const Layout& layout)
-    : world(world_), expert(world_.split(static_cast<int>(layout.replica()))),
+    : world(world_),
+      expert(world_.split(static_cast<int>(layout.replica()))),
       replica(world_.split(static_cast<int>(layout.expert_rank()))) {}
 
 ParameterShare::ParameterShare(Arena& parameter_arena, Arena& gradient_arena, Arena& optimizer_arena, Device& device,
                                Dtype real, const OptimizerConfig& config, const std::vector<ParameterSpec>& table,
                                const FlatLayout& layout_, Communicator& owners, std::int64_t units_per_tree,
                                std::int64_t units)
-    : layout(layout_), values(parameter_arena.allocate(real, {layout_.elements()})),
+    : layout(layout_),
+      values(parameter_arena.allocate(real, {layout_.elements()})),
       gradients(gradient_arena.allocate(real, {layout_.elements()})),
       adamw(optimizer_arena, real, config, table, layout_, owners.rank()),
       sync(gradient_arena, device, real, layout_, owners, units_per_tree, units) {}
@@ -27,8 +29,13 @@ std::optional<FlatLayout> expert_layout_of(const RunConfig& config, const Layout
 }  // namespace
 
 TrainState::TrainState(const RunConfig& config_, Device& device_, Ops& ops_, Communicator& world)
-    : config(config_), layout(make_layout(config_, world.rank(), world.size())), device(device_), ops(ops_),
-      ranks(world, layout), table(parameter_table(config.model)), dense_layout(table, 0, 0, world.size()),
+    : config(config_),
+      layout(make_layout(config_, world.rank(), world.size())),
+      device(device_),
+      ops(ops_),
+      ranks(world, layout),
+      table(parameter_table(config.model)),
+      dense_layout(table, 0, 0, world.size()),
       expert_layout(expert_layout_of(config, layout, table)) {
   Arena measured[] = {Arena("parameters"), Arena("gradients"), Arena("optimizer"), Arena("activations")};
   lay_out(measured[0], measured[1], measured[2], measured[3]);

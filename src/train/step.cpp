@@ -5,9 +5,13 @@
 namespace vitrail {
 
 Trainer::Trainer(TrainState& state, std::int64_t total_steps)
-    : state_(state), schedule_(make_schedule(state.config, total_steps)), loss_(make_loss(state.config)),
-      optimizer_(make_optimizer(state.config)), workers_{state.ops, *state.ranks.expert},
-      collector_(state.config.model), norm_(state) {}
+    : state_(state),
+      schedule_(make_schedule(state.config, total_steps)),
+      loss_(make_loss(state.config)),
+      optimizer_(make_optimizer(state.config)),
+      workers_{state.ops, *state.ranks.expert},
+      collector_(state.config.model),
+      norm_(state) {}
 
 void Trainer::forward_backward(const NextPass& next_pass, std::int64_t pass) {
   TrainState& s = state_;
