@@ -18,7 +18,9 @@ std::int64_t total_steps(const RunConfig& config, std::int64_t examples) {
   VITRAIL_EXPECT(config.batch > 0, ExitCode::usage, text("a batch of ", config.batch, " images"), "a step needs images",
                  "");
   if (config.steps > 0) return config.steps;
-  const double steps = std::ceil(config.epochs * static_cast<double>(examples) / static_cast<double>(config.batch));
+  const double exact = config.epochs * static_cast<double>(examples) / static_cast<double>(config.batch);
+  // Round-off begins no step: 1.1 epochs of 100 examples are 11 batches of 10, not 12.
+  const double steps = std::ceil(exact * (1 - 1e-12));
   VITRAIL_EXPECT(steps < 0x1p53, ExitCode::usage, text(config.epochs, " epochs"), "that is no number of steps", "");
   return static_cast<std::int64_t>(steps);
 }
