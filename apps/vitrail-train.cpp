@@ -131,7 +131,7 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
   TrainState state(config, *device, *ops, world);
   Trainer trainer(state, last_step);
   if (checkpoint) {
-    const CheckpointReader reader(*checkpoint, true);
+    const CheckpointReader reader(*checkpoint, world.rank() == 0);  // one reads every byte for all
     expect_same_numerics(options, reader.info().config, reader.path().string());
     restore(state, reader);
     log.info("resumed from ", reader.path().string());

@@ -34,7 +34,13 @@ void fill(std::int64_t first, std::int64_t count, Activations& acts) {
 
 class Evaluation : public ::testing::Test {
  protected:
-  Evaluation() : state_(config_, *device_, *ops_, *world_) {}
+  Evaluation() : state_(config_, *device_, *ops_, *world_) {
+    // The head starts at 0 and would make all images alike.
+    const Tensor head = state_.params.head.w;
+    for (std::int64_t i = 0; i < head.elements(); ++i) {
+      head.as<float>()[i] = static_cast<float>(Philox(1, Purpose::test, 0).normal(static_cast<std::uint64_t>(i)));
+    }
+  }
   Metrics run(const ModelConfig& model, std::int64_t leaves, std::int64_t images) {
     Layout layout = state_.layout;
     layout.leaves_per_pass = leaves;
