@@ -115,7 +115,7 @@ RunConfig fmnist() {
   c.moe = "every-2";
   c.batch = 64;
   c.leaf_images = 16;
-  c.epochs = 7;
+  c.epochs = 8;
   c.learning_rate = 3e-3;
   c.final_learning_rate = 0;
   c.beta2 = 0.99;
