@@ -26,6 +26,7 @@ esac
 jobs_at_once=$(nproc)
 # mpirun refuses to run as root without these two; the tests start no program of anybody else's.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export OMP_WAIT_POLICY=passive # several tests at once share the cores
 if command -v ccache >/dev/null; then
   export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
 fi
