@@ -139,7 +139,7 @@ bool Options::parse(int argc, const char* const* argv) {
       return false;
     }
     if (word == "--version") {
-      std::cout << program_ << " (Vitrail) " << kVersion << '\n';
+      std::cout << version_line(program_);
       return false;
     }
     const Option* const option = word.starts_with("--") ? find(word.substr(2)) : nullptr;

@@ -23,7 +23,7 @@ constexpr char kManual[] =
     "\n"
     "Every command measures its ceiling in the same run, checks its results, prints tables or, with --json, one JSON\n"
     "object a line, and runs on any number of ranks (mpirun -np 2 vitrail-bench step --expert-parallel 2).\n"
-    "vitrail-bench COMMAND --help tells more.\n";
+    "vitrail-bench COMMAND --help tells more; vitrail-bench --version says which version this is.\n";
 
 int run_command(MpiSession* session, int argc, const char* const* argv) {
   const std::string command = argc > 1 ? argv[1] : "";
@@ -35,7 +35,7 @@ int run_command(MpiSession* session, int argc, const char* const* argv) {
     return 0;
   }
   if (command == "--version") {
-    std::cout << kProgram << ' ' << kVersion << '\n';
+    std::cout << version_line(kProgram);
     return 0;
   }
   fail(ExitCode::usage, {command.empty() ? "no command is given" : "'" + command + "' is not a command",

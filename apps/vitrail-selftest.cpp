@@ -7,6 +7,7 @@
 #include "apps/golden.hpp"
 #include "apps/layouts.hpp"
 #include "apps/options.hpp"
+#include "apps/version.hpp"
 
 namespace vitrail {
 namespace {
@@ -17,7 +18,7 @@ constexpr char kManual[] =
     "  vitrail-selftest golden FILE...    compares with results of the original implementation\n"
     "  vitrail-selftest layouts           trains on many layouts of ranks: all must end in the same bits\n"
     "\n"
-    "vitrail-selftest COMMAND --help tells more.\n";
+    "vitrail-selftest COMMAND --help tells more; vitrail-selftest --version says which version this is.\n";
 
 int run_golden_command(int argc, const char* const* argv) {
   std::vector<std::filesystem::path> files;
@@ -74,6 +75,10 @@ int run_command(int argc, const char* const* argv) {
   if (command == "layouts") return run_layouts_command(argc - 1, argv + 1);
   if (command == "--help") {
     std::cout << kManual;
+    return 0;
+  }
+  if (command == "--version") {
+    std::cout << version_line("vitrail-selftest");
     return 0;
   }
   fail(ExitCode::usage, {command.empty() ? "no command is given" : "'" + command + "' is not a command",
