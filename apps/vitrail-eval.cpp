@@ -124,7 +124,7 @@ Json evaluate_as_set(const Bench& bench, const Log& log) {
   return json;
 }
 
-/// Accuracy against capacity, in both orders. [spec 10.1]
+/// Accuracy against capacity, in both orders. [V-MoE]
 Json evaluate_table(const Bench& bench, const std::vector<double>& factors, const Log& log) {
   log.info("");
   log.info("capacity   slots   vanilla   dropped   prioritized   dropped     (test accuracy; choices dropped)");

@@ -1,5 +1,5 @@
 #pragma once
-// One pre-LN block: x' = x + attention(LN_0(x)); y = x' + MLP or MoE (LN_1(x')). [spec 2.3]
+// One pre-LN block: x' = x + attention(LN_0(x)); y = x' + MLP or MoE (LN_1(x')). [V-MoE]
 
 #include "model/moe.hpp"
 

@@ -16,7 +16,7 @@
 
 namespace vitrail {
 
-/// How many slots an expert offers to a group. Exactly one of factor and slots is set. [spec 3.4]
+/// How many slots an expert offers to a group. Exactly one of factor and slots is set. [V-MoE]
 struct Capacity {
   enum class Rounding : std::uint8_t { ceil, nearest, floor };
   std::optional<double> factor = 1.05;
@@ -68,12 +68,12 @@ struct ModelConfig {
   void check() const;
 };
 
-/// MoE block indices by the paper's names: "none", "every-2", "last-2" ... [spec 1.2]. Last-n are the last n blocks of
+/// MoE block indices by the paper's names: "none", "every-2", "last-2" ... [V-MoE]. Last-n are the last n blocks of
 /// odd index. Error (usage) for another name.
 std::vector<std::int64_t> moe_blocks_by_name(const std::string& name, std::int64_t blocks);
 
 /// Useful floating-point operations of one image's forward pass, two per multiply-add; experts work on
-/// K * capacity_factor slots per token. [spec 1.5]
+/// K * capacity_factor slots per token. [V-MoE]
 double forward_flops_per_image(const ModelConfig& config);
 
 }  // namespace vitrail

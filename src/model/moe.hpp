@@ -1,5 +1,5 @@
 #pragma once
-// The sparse half of a block: router, dispatch, experts, combine. [spec 2.4, 3, 6]
+// The sparse half of a block: router, dispatch, experts, combine. [V-MoE, derived]
 
 #include "comm/communicator.hpp"
 #include "model/activations.hpp"
@@ -8,7 +8,7 @@
 
 namespace vitrail {
 
-/// Training draws noise and computes all losses; evaluation has clean gates and no load loss. [spec 3.2, 4.4]
+/// Training draws noise and computes all losses; evaluation has clean gates and no load loss. [V-MoE]
 enum class Mode : std::uint8_t { training, evaluation };
 
 /// What the layers of a rank work with.

@@ -1,6 +1,6 @@
 #pragma once
 // The one table of parameters. Initialisation, weight decay, gradient synchronisation, optimizer, checkpoint and
-// summary all walk it. Names and shapes are those of the original implementation. [spec 8.1]
+// summary all walk it. Names and shapes are those of the original implementation. [V-MoE]
 
 #include <cstdint>
 #include <string>

@@ -1,5 +1,5 @@
 #pragma once
-// The whole model over one pass: images to logits, loss, and back. [spec 2, 5.1]
+// The whole model over one pass: images to logits, loss, and back. [V-MoE]
 
 #include <cstdint>
 #include <optional>

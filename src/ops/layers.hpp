@@ -14,7 +14,7 @@
 
 namespace vitrail {
 
-/// images in 0..255 to (x/255)*2 - 1, computed in f32 as the original does, then converted. [spec 5.6]
+/// images in 0..255 to (x/255)*2 - 1, computed in f32 as the original does, then converted. [V-MoE]
 struct NormalizeImages {
   ConstTensor images;  // u8 [images h w c]
   Tensor y;            // real [images h w c]
@@ -22,7 +22,7 @@ struct NormalizeImages {
 };
 
 /// Cuts images into patches, the input of the patch embedding's GEMM; borders that fill no patch are left out.
-/// Patch index = row * grid_w + column; inside a patch (row, column, channel). [spec 2.1]
+/// Patch index = row * grid_w + column; inside a patch (row, column, channel). [V-MoE]
 struct PatchesForward {
   ConstTensor images;         // real [images h w c]
   std::int64_t patch_rows{};  // pixels
@@ -31,7 +31,7 @@ struct PatchesForward {
   void check() const;
 };
 
-/// x[b,t] = (class token if there is one and t = 0, else the embedded patch) + position[t]. [spec 2.1, 2.2]
+/// x[b,t] = (class token if there is one and t = 0, else the embedded patch) + position[t]. [V-MoE]
 struct EmbedTokensForward {
   ConstTensor patches;      // real [leaves B Tp D]
   ConstTensor class_token;  // real [D] [optional]: then T = Tp + 1, else T = Tp
@@ -47,7 +47,7 @@ struct EmbedTokensBackward {
   void check() const;
 };
 
-/// y = (x - mean) * rstd * scale + bias over the last axis; biased variance, rstd = 1/sqrt(var + 1e-6). [spec 2.3]
+/// y = (x - mean) * rstd * scale + bias over the last axis; biased variance, rstd = 1/sqrt(var + 1e-6). [V-MoE]
 struct LayernormForward {
   ConstTensor x;      // real [leaves rows D]
   ConstTensor scale;  // real [D]
@@ -57,7 +57,7 @@ struct LayernormForward {
   Tensor rstd;        // real [leaves rows]
   void check() const;
 };
-/// dx = dresidual + J^T dy. [spec 6.11]
+/// dx = dresidual + J^T dy. [derived]
 struct LayernormBackward {
   ConstTensor dy;         // real [leaves rows D]
   ConstTensor x;          // real [leaves rows D]
@@ -92,7 +92,7 @@ struct LinearBackward {
   void check() const;
 };
 
-/// u = x w1 + b1; h = gelu(u); y = h w2 + b2 + residual. GELU in its tanh form. E as in LinearForward. [spec 2.3]
+/// u = x w1 + b1; h = gelu(u); y = h w2 + b2 + residual. GELU in its tanh form. E as in LinearForward. [V-MoE]
 struct MlpForward {
   ConstTensor x;         // real [leaves E rows D]
   ConstTensor w1;        // real [E D F]
@@ -105,7 +105,7 @@ struct MlpForward {
   Tensor y;              // real [leaves E rows D]
   void check() const;
 };
-/// [spec 6.2]; h is computed again from u.
+/// [derived]; h is computed again from u.
 struct MlpBackward {
   ConstTensor dy;  // real [leaves E rows D]
   ConstTensor x;   // real [leaves E rows D]
@@ -141,14 +141,14 @@ struct QkvBackward {
   void check() const;
 };
 
-/// out = softmax(q k^T / sqrt(Dh)) v for every image and head, no mask. [spec 2.3]
+/// out = softmax(q k^T / sqrt(Dh)) v for every image and head, no mask. [V-MoE]
 struct AttentionForward {
   ConstTensor q, k, v;  // real [leaves B T H Dh]
   Tensor out;           // real [leaves B T H Dh]
   Tensor log_sum_exp;   // real [leaves B H T]: of the scaled scores, kept for the backward pass
   void check() const;
 };
-/// [spec 6.11]; the probabilities are computed again from q, k and log_sum_exp.
+/// [derived]; the probabilities are computed again from q, k and log_sum_exp.
 struct AttentionBackward {
   ConstTensor dout;         // real [leaves B T H Dh]
   ConstTensor q, k, v;      // real [leaves B T H Dh]

@@ -9,13 +9,13 @@
 
 namespace vitrail {
 
-/// In which order the tokens of a group take slots, inside each choice rank. [spec 3.3]
+/// In which order the tokens of a group take slots, inside each choice rank. [V-MoE]
 enum class TokenOrder : std::uint8_t {
   vanilla,     ///< as they come
   prioritized  ///< Batch Prioritized Routing: largest gate first, ties by place
 };
 
-/// Softmax, top-k and slots of the noisy top-k router. [spec 3.2, 3.3]
+/// Softmax, top-k and slots of the noisy top-k router. [V-MoE]
 /// Ties go to the lower expert. Choice-major: all first choices take slots before any second choice. Counting goes on
 /// past the capacity: an assignment is kept if 0 <= slot < C, and C is the business of the other verbs.
 struct RouteTopK {
@@ -32,7 +32,7 @@ struct RouteTopK {
   void check() const;
 };
 
-/// The auxiliary losses of every group, not weighted. CV2(v) = population variance / mean^2. [spec 4.1 - 4.3]
+/// The auxiliary losses of every group, not weighted. CV2(v) = population variance / mean^2. [V-MoE]
 struct RouterLossesForward {
   ConstTensor logits;       // real [groups S E]
   ConstTensor noise;        // real [groups S E] [optional]; without it there is no load loss
@@ -47,7 +47,7 @@ struct RouterLossesForward {
   void check() const;
 };
 
-/// Gradient of the router's logits: through the combine weights (dgate) and through the losses. [spec 6.4 - 6.8]
+/// Gradient of the router's logits: through the combine weights (dgate) and through the losses. [derived]
 /// The scales are weight / (groups of the whole step); a term whose scale is 0 is not computed.
 struct RouterBackward {
   ConstTensor dgate;        // real [groups S K]: 0 where an assignment was dropped
@@ -94,7 +94,7 @@ struct GatherRowsBackward {
   void check() const;
 };
 
-/// y[t] = residual[t] + sum over j of gate[t,j] * o[row[t,j]], j ascending, dropped ones left out. [spec 3.5]
+/// y[t] = residual[t] + sum over j of gate[t,j] * o[row[t,j]], j ascending, dropped ones left out. [V-MoE]
 struct CombineRowsForward {
   ConstTensor o;         // real [rows D]
   ConstTensor row;       // i32 [tokens K]
@@ -104,7 +104,7 @@ struct CombineRowsForward {
   void check() const;
 };
 /// do[r] = gate[a] * dy[token of a] for the assignment a in the row, zeros where it is empty;
-/// dgate[t,j] = <dy[t], o[row[t,j]]>, 0 for a dropped one. [spec 6.1]
+/// dgate[t,j] = <dy[t], o[row[t,j]]>, 0 for a dropped one. [derived]
 struct CombineRowsBackward {
   ConstTensor dy;      // real [tokens D]
   ConstTensor o;       // real [rows D]

@@ -18,7 +18,7 @@ struct OneHot {
 };
 
 /// loss[i] = -sum over c of targets[i,c] * log_softmax(logits[i])[c]; dlogits = scale * d loss[i] / d logits[i].
-/// [spec 5.1]
+/// [V-MoE]
 struct SoftmaxCrossEntropy {
   ConstTensor logits;   // real [images V]
   ConstTensor targets;  // real [images V]
@@ -27,7 +27,7 @@ struct SoftmaxCrossEntropy {
   Tensor dlogits;       // real [images V] [optional]
   void check() const;
 };
-/// loss[i] = sum over c of -[y log sig(a) + (1-y) log sig(-a)]. [spec 5.1]
+/// loss[i] = sum over c of -[y log sig(a) + (1-y) log sig(-a)]. [V-MoE]
 struct SigmoidCrossEntropy {
   ConstTensor logits;   // real [images V]
   ConstTensor targets;  // real [images V]
@@ -70,7 +70,7 @@ struct BlockSquareSums {
   void check() const;
 };
 
-/// AdamW as optax does it. [spec 5.2]
+/// AdamW as optax does it. [V-MoE]
 ///   d = gradient * multiplier[b] * gradient_scale, clamped to +-clip_absolute if that is positive
 ///   m = b1 m + (1-b1) d;  v = b2 v + (1-b2) d^2
 ///   u = (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + epsilon) + decay[b] * parameter;  parameter -= learning_rate * u

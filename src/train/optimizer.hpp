@@ -1,6 +1,6 @@
 #pragma once
 // AdamW with the original's order of events: gradient factors, clipping, Adam, decoupled decay, learning rate,
-// freezing. [spec 5.2] The state belongs to the owners of the parameters' slices (ZeRO-1, train/flat_layout.hpp).
+// freezing. [V-MoE] The state belongs to the owners of the parameters' slices (ZeRO-1, train/flat_layout.hpp).
 
 #include <cstdint>
 #include <string>

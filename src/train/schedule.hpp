@@ -1,5 +1,5 @@
 #pragma once
-// Learning-rate schedules of the original implementation. [spec 5.3]
+// Learning-rate schedules of the original implementation. [V-MoE]
 
 #include <cstdint>
 #include <optional>

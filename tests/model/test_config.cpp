@@ -1,4 +1,4 @@
-// Capacities, block lists, parameter counts and FLOPs of the paper's models. [spec 1.2 - 1.5, 3.4, 9.1]
+// Capacities, block lists, parameter counts and FLOPs of the paper's models. [V-MoE, V-MoE tests]
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-// The sparse layer on one rank. [spec 9.7]
+// The sparse layer on one rank. [V-MoE tests]
 
 #include <cmath>
 

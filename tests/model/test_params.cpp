@@ -1,4 +1,4 @@
-// The table of parameters and their initial values. [spec 2.7, 8.1]
+// The table of parameters and their initial values. [V-MoE]
 
 #include <cmath>
 #include <set>

@@ -1,4 +1,4 @@
-// AdamW with the original's order of events. [spec 5.2, 9.10]
+// AdamW with the original's order of events. [V-MoE, V-MoE tests]
 
 #include <cmath>
 #include <memory>

@@ -1,4 +1,4 @@
-// Learning-rate schedules. [spec 5.3, 9.10]
+// Learning-rate schedules. [V-MoE, V-MoE tests]
 
 #include <cmath>
 

@@ -102,12 +102,12 @@ Spread spread_of(const double* v, std::int64_t n) {
   for (std::int64_t e = 0; e < n; ++e) squares += (v[e] - mean) * (v[e] - mean);
   return {mean, squares / count};
 }
-/// CV2 = variance / mean^2, 0 when the mean is 0. [spec 4]
+/// CV2 = variance / mean^2, 0 when the mean is 0. [V-MoE]
 double squared_variation(const double* v, std::int64_t n) {
   const auto [mean, variance] = spread_of(v, n);
   return mean == 0.0 ? 0.0 : variance / (mean * mean);
 }
-/// v[e] = scale * d CV2 / d v[e] = scale * (2 (v_e - mean) / (E mean^2) - 2 var / (E mean^3)). [spec 6.5, 6.6]
+/// v[e] = scale * d CV2 / d v[e] = scale * (2 (v_e - mean) / (E mean^2) - 2 var / (E mean^3)). [derived]
 void squared_variation_gradient(double scale, double* v, std::int64_t n) {
   const auto [mean, variance] = spread_of(v, n);
   const double factor = mean == 0.0 ? 0.0 : 2.0 * scale / (static_cast<double>(n) * mean * mean);
@@ -121,7 +121,7 @@ void add_softmax_backward(const float* p, const double* dp, double* dz, std::int
   for (std::int64_t e = 0; e < n; ++e) dz[e] += static_cast<double>(p[e]) * (dp[e] - inner);
 }
 
-/// Through z and through the threshold; load_slope = scale * d CV2 / d load. [spec 6.6]
+/// Through z and through the threshold; load_slope = scale * d CV2 / d load. [derived]
 void add_load_backward(const Group& g, std::int64_t s, const double* load_slope, double* dz) {
   const double threshold = g.threshold(s);
   const double density_scale =

@@ -121,7 +121,7 @@ HWY_INLINE Vector tanh(Vector x) {
 }
 
 /// The tanh form of GELU is u * sigmoid(2 c0 (u + 0.044715 u^3)), c0 = sqrt(2/pi), because (1 + tanh z) / 2 =
-/// sigmoid(2z); this form keeps its relative accuracy for large negative u. [spec 6.2]
+/// sigmoid(2z); this form keeps its relative accuracy for large negative u. [derived]
 struct Gelu {
   Vector value;
   Vector slope;
