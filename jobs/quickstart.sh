@@ -135,7 +135,7 @@ closing_table() {
 
 Worth trying next:
   $programs/vitrail-selftest layouts
-  mpirun -np $ranks --oversubscribe $programs/vitrail-eval --run-dir $run_dir --data $data/test --selected 1
+  $programs/vitrail-eval --run-dir $run_dir --data $data/test --selected 1
 END
 }
 
