@@ -91,7 +91,7 @@ void add_layout_options(Options& options, RunConfig& config) {
       .effect(Effect::numerics);
   options.add("expert-parallel", config.expert_parallel, "EP", "ranks that share one copy of all experts")
       .effect(Effect::layout);
-  options.add("leaves-per-pass", config.leaves_per_pass, "P", "per rank; fewer need less memory; 0: all in one pass")
+  options.add("leaves-per-pass", config.leaves_per_pass, "P", "per rank; fewer need less memory; 0: as many as fit")
       .effect(Effect::layout);
 }
 

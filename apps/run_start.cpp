@@ -12,7 +12,7 @@ namespace vitrail {
 
 bool wants_manual(int argc, const char* const* argv) {
   return std::any_of(argv + 1, argv + argc,
-                     [](std::string_view word) { return word == "--help" || word == "--version"; });
+                     [](std::string_view word) { return word == "--help" || word == "-h" || word == "--version"; });
 }
 
 std::unique_ptr<Ops> make_ops(const RunConfig& config, Communicator& world) {

@@ -46,7 +46,8 @@ void add_options(Options& options, Settings& s) {
       .only_on_command_line();
   add_layout_options(options, s.run);
   add_model_options(options, s.run, s.texts);
-  add_training_options(options, s.run);
+  options.section("Loss");
+  options.add("loss", s.run.loss, "NAME", "softmax or sigmoid cross-entropy").choices({"softmax", "sigmoid"});
 }
 
 std::vector<Setting> remembered(const Json& config) {
@@ -172,7 +173,7 @@ int evaluate_checkpoint(MpiSession& session, int argc, char** argv) {
                  "Name a folder that vitrail-pack made");
   Dataset dataset = Dataset::open(config.data, "test");
   expect_data_fits(dataset, config.model);
-  // One pass of the evaluation is one batch: nothing is summed over passes but counts.
+  // One pass of the evaluation is one batch; its images are summed in the order of the data.
   config.leaves_per_pass = std::max<std::int64_t>(config.leaves_per_pass, 1);
   config.batch = world->size() * config.leaves_per_pass * config.leaf_images;
   const Layout layout = make_layout(config, world->rank(), world->size());

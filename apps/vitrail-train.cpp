@@ -85,6 +85,19 @@ void expect_unused(const std::filesystem::path& checkpoints) {
   }
 }
 
+/// What a checkpoint remembers of a run: its settings, and which data it was trained on.
+Json settings_with_data(const Options& options, const std::string& fingerprint) {
+  return run_settings(options).set("data-sha256", Json::array().push_back(fingerprint));
+}
+
+void expect_same_data(const std::string& fingerprint, const std::string& name, const CheckpointReader& reader) {
+  const Json* then = reader.info().config.find("data-sha256");
+  VITRAIL_EXPECT(then == nullptr || then->items().front().as_string() == fingerprint, ExitCode::usage,
+                 text("the run cannot be resumed from ", reader.path().string(), " with the data ", name),
+                 "it was trained on other images, or on the same in other shards: their order would change",
+                 "Name the data that the run began with");
+}
+
 /// Makes the run directory, or goes on in it.
 std::optional<std::filesystem::path> find_checkpoint(const RunConfig& config, Communicator& world) {
   VITRAIL_EXPECT(!config.run_dir.empty(), ExitCode::usage, "no --run-dir was given",
@@ -124,6 +137,7 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
 
   Dataset dataset = open_data(config);
   const std::int64_t images = dataset.images();
+  const std::string fingerprint = dataset.fingerprint();
   const std::int64_t last_step = total_steps(config, images);
   const auto checkpoint = find_checkpoint(config, world);
   const auto device = make_cpu_device();
@@ -133,6 +147,7 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
   if (checkpoint) {
     const CheckpointReader reader(*checkpoint, world.rank() == 0);  // one reads every byte for all
     expect_same_numerics(options, reader.info().config, reader.path().string());
+    expect_same_data(fingerprint, dataset.name(), reader);
     restore(state, reader);
     log.info("resumed from ", reader.path().string());
   }
@@ -140,7 +155,8 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
 
   const auto save = [&] {
     const Stopwatch clock;
-    save_checkpoint(world, config.run_dir, {state.step, run_settings(options), layout_json(state.layout)},
+    save_checkpoint(world, config.run_dir,
+                    {state.step, settings_with_data(options, fingerprint), layout_json(state.layout)},
                     checkpoint_pieces(state), static_cast<int>(config.keep_last));
     return clock.seconds();
   };
@@ -176,7 +192,7 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
     const StepReport report = trainer.step(next_pass);
     const double wait_s = loader.take_wait_s();
     totals.add(report, one.seconds(), wait_s);
-    if (metrics_file && (report.step % std::max<std::int64_t>(config.log_every, 1) == 0 || report.step == stop)) {
+    if (metrics_file && (report.step % std::max<std::int64_t>(config.log_every, 1) == 0 || report.step == last_step)) {
       metrics_file->write(report, static_cast<double>(layout.batch) / one.seconds(), wait_s, whole.seconds());
     }
     if (progress) progress->after(report);

@@ -114,6 +114,7 @@ evaluate() {
 
 # number FILE KEY FORMAT [SCALE]: a number of a JSON file with one key a line, times SCALE; "-" if it has no such key.
 number() {
+  [ -f "$run_dir/$1" ] || { printf -; return; }
   LC_ALL=C awk -v key="\"$2\":" -v format="$3" -v scale="${4:-1}" '
     $1 == key { printf format, $2 * scale; found = 1; exit }
     END { if (!found) printf "-" }' "$run_dir/$1"
@@ -135,7 +136,8 @@ closing_table() {
 
 Worth trying next:
   $programs/vitrail-selftest layouts
-  $programs/vitrail-eval --run-dir $run_dir --data $data/test --selected 1
+  $programs/vitrail-eval --run-dir $run_dir --data $data/test --selected 1 \\
+    --output $run_dir/evaluation-k1.json
 END
 }
 

@@ -68,6 +68,13 @@ void Dataset::check_shards() {
   for (std::size_t which = shards_.size(); which-- > 0;) opened(which);
 }
 
+std::string Dataset::fingerprint() const {
+  Sha256 sum;
+  sum.update(text(image().height, ' ', image().width, ' ', image().channels, ' ', classes()));
+  for (const Shard& shard : shards_) sum.update(text('\n', shard.entry->images, ' ', shard.entry->sha256));
+  return sum.hex();
+}
+
 std::string Dataset::name() const {
   std::string names;
   for (const Split& split : splits_) names += (names.empty() ? "" : " + ") + split.manifest.name;

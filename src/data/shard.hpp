@@ -72,6 +72,8 @@ class Dataset {
   [[nodiscard]] std::int64_t images() const noexcept { return images_; }
   [[nodiscard]] std::int64_t classes() const noexcept { return splits_.front().manifest.classes; }
   [[nodiscard]] const ImageShape& image() const noexcept { return splits_.front().manifest.image; }
+  /// SHA-256 over shapes, classes and the checksums of all shards, in order: what the data is, wherever it lies.
+  [[nodiscard]] std::string fingerprint() const;
   /// "fashion-mnist/train", or several names joined by " + ".
   [[nodiscard]] std::string name() const;
 

@@ -29,12 +29,6 @@ void Evaluator::pass(const VitMoeParams& params, const Ranks& ranks, Loss loss, 
   vit_moe_loss(ops_, loss, 1, false, acts_);
 }
 
-void Evaluator::warm_up(const VitMoeParams& params, const Ranks& ranks) {
-  device_.zero(acts_.raw_images);
-  device_.zero(acts_.labels);
-  pass(params, ranks, Loss::softmax, layout_.pass_images() - 1);
-}
-
 Metrics Evaluator::run(const VitMoeParams& params, const Ranks& ranks, Loss loss, std::int64_t images,
                        const FetchImages& fetch) {
   MetricsCollector collector(config_);

@@ -18,8 +18,6 @@ class Evaluator {
 
   /// The last pass is filled up with images that are masked out of routing and metrics. Collective.
   Metrics run(const VitMoeParams& params, const Ranks& ranks, Loss loss, std::int64_t images, const FetchImages& fetch);
-  /// One pass on blank images: every shape has been seen.
-  void warm_up(const VitMoeParams& params, const Ranks& ranks);
 
  private:
   void pass(const VitMoeParams& params, const Ranks& ranks, Loss loss, std::int64_t valid_images);

@@ -24,7 +24,8 @@ GradientSync::GradientSync(Arena& arena, Device& device, Dtype real, const FlatL
                  text(units, " units in trees of ", units_per_tree, " over ", owners.size(), " owners"),
                  "they do not fit", "This is a bug: Layout::check should have refused it");
   if (!single_) {
-    const auto depth = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(units_per_tree)));
+    // No more than log2(units) subtrees wait at a time: the last unit of a tree merges with all of them.
+    const auto depth = std::max(1, static_cast<int>(std::bit_width(static_cast<std::uint64_t>(units_per_tree))) - 1);
     for (int level = 0; level < depth; ++level) stack_.push_back(arena.allocate(real, {mine_.count}));
     if (trees_ > 1) total_ = arena.allocate(real, {mine_.count});
     sum_ = trees_ > 1 ? total_ : stack_[0];

@@ -5,7 +5,7 @@
 // ranks that share them) took through the model. Units arrive in the order of the batch, unit i = pass * owners +
 // owner. Each owner receives its slice of all units of a pass and adds them up as a binary tree:
 //   ((u0 + u1) + (u2 + u3)) + ...    per tree, and the trees in order.
-// Pending subtrees form a stack: accumulation costs log2(units) + 1 slices, not copies of the gradient. The
+// Pending subtrees form a stack: accumulation costs log2(units) slices, not copies of the gradient. The
 // communicator moves bytes; the only additions are here.
 
 #include <vector>

@@ -44,7 +44,7 @@ struct RunConfig {
 
   // layout: another value gives the same bits
   std::int64_t expert_parallel = 1;
-  std::int64_t leaves_per_pass = 0;  ///< 0: as many as one pass per step needs
+  std::int64_t leaves_per_pass = 0;  ///< 0: the largest subtree that fits
 
   // the rest of the run
   std::vector<std::filesystem::path> data;

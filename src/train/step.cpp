@@ -1,6 +1,9 @@
 #include "train/step.hpp"
 
+#include <algorithm>
 #include <cmath>
+
+#include "device/host_values.hpp"
 
 namespace vitrail {
 
@@ -38,14 +41,31 @@ void Trainer::warm_up() {
   state_.ops.seal();
 }
 
+namespace {
+
+bool is_finite_loss(const Activations& acts) {
+  const auto finite = [](const Tensor& values) {
+    const std::vector<double> all = to_doubles(values);
+    return std::all_of(all.begin(), all.end(), [](double value) { return std::isfinite(value); });
+  };
+  return finite(acts.loss) && std::all_of(acts.blocks.begin(), acts.blocks.end(), [&](const BlockActivations& block) {
+           return finite(block.moe.importance) && finite(block.moe.load) && finite(block.moe.gshard);
+         });
+}
+
+}  // namespace
+
 StepReport Trainer::step(const NextPass& next_pass) {
   TrainState& s = state_;
   StepReport report;
   report.step = s.step + 1;
   report.learning_rate = learning_rate(schedule_, s.step);
+  culprit_.clear();
 
   for (std::int64_t pass = 0; pass < s.layout.passes(); ++pass) {
     forward_backward(next_pass, pass);
+    // Looked at now: the next pass overwrites it.
+    if (culprit_.empty() && !is_finite_loss(s.acts)) culprit_ = first_not_finite(s.ops, s.acts).value_or("");
     collector_.add_pass(s.acts, s.layout.pass_images());
     s.dense->sync.add_pass(s.ops, s.dense->gradients, pass);
     if (s.expert) s.expert->sync.add_pass(s.ops, s.expert->gradients, pass);
@@ -74,9 +94,8 @@ StepReport Trainer::step(const NextPass& next_pass) {
 void Trainer::expect_finite(const StepReport& report) {
   if (std::isfinite(report.metrics.total_loss()) && std::isfinite(report.gradient_norm)) return;
   // Every rank is here: the numbers above are the same everywhere. The first rank that sees a culprit names it.
-  const std::string mine = first_not_finite(state_.ops, state_.acts).value_or("");
   std::string found = "the backward pass";
-  const std::vector<std::string> all = state_.ranks.world.all_gather_strings(mine);
+  const std::vector<std::string> all = state_.ranks.world.all_gather_strings(culprit_);
   for (std::size_t rank = 0; rank < all.size(); ++rank) {
     if (all[rank].empty()) continue;
     found = text(all[rank], " on rank ", rank);

@@ -41,6 +41,7 @@ class Trainer {
   Workers workers_;
   MetricsCollector collector_;
   GlobalNorm norm_;
+  std::string culprit_;  ///< where this rank first saw a NaN or Inf in this step
 };
 
 }  // namespace vitrail
