@@ -94,7 +94,7 @@ void expect_same_data(const std::string& fingerprint, const std::string& name, c
   const Json* then = reader.info().config.find("data-sha256");
   VITRAIL_EXPECT(then == nullptr || then->items().front().as_string() == fingerprint, ExitCode::usage,
                  text("the run cannot be resumed from ", reader.path().string(), " with the data ", name),
-                 "it was trained on other images, or on the same in other shards: their order would change",
+                 "its shards are not those that the run was trained on, so results would change",
                  "Name the data that the run began with");
 }
 

@@ -84,6 +84,19 @@ class Checkpoints(Programs):
         )
         self.assertEqual(content_of(self.run_dir), before)
 
+    def test_other_data_are_refused(self):
+        before = content_of(self.run_dir)
+        other = self.folder / "other-data"
+        self.pack(other / "train", IMAGES, seed=3)
+        self.refused(
+            USAGE,
+            "with the data other-data/train",
+            "its shards are not those .*",
+            "Name the data .*",
+            **{"run": self.run_dir, "resume": True, "data": other},
+        )
+        self.assertEqual(content_of(self.run_dir), before)
+
     def test_the_layout_is_free(self):
         self.train(1, run=self.run_dir, resume=True, expert_parallel=1, leaves_per_pass=1, digest=True)
         straight = self.new_run()
