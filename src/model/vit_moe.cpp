@@ -177,7 +177,7 @@ std::optional<std::string> first_not_finite(Ops& ops, const Activations& acts) {
     if (!finite(acts.blocks[block].middle)) return text("encoderblock_", block, " (attention)");
     const MoeActivations& moe = acts.blocks[block].moe;
     for (const Tensor& loss : {moe.importance, moe.load, moe.gshard}) {
-      if (loss && !finite(loss)) return text("encoderblock_", block, " (router losses)");
+      if (loss && !finite(loss)) return text("encoderblock_", block, " (router)");
     }
     if (!finite(acts.blocks[block].x)) return text("encoderblock_", block, " (MLP or experts)");
   }

@@ -82,7 +82,7 @@ TEST(FirstNotFinite, NamesThePlaceWhereItBegins) {
   EXPECT_EQ(found("Encoder/encoderblock_0/SelfAttention/value/bias"), "encoderblock_0 (attention)");
   EXPECT_EQ(found("Encoder/encoderblock_0/Mlp/Dense_1/bias"), "encoderblock_0 (MLP or experts)");
   EXPECT_EQ(found("Encoder/encoderblock_1/SelfAttention/out/bias"), "encoderblock_1 (attention)");
-  EXPECT_EQ(found("Encoder/encoderblock_1/Moe/Router/dense/kernel"), "encoderblock_1 (MLP or experts)");
+  EXPECT_EQ(found("Encoder/encoderblock_1/Moe/Router/dense/kernel"), "encoderblock_1 (router)");
   EXPECT_EQ(found("head/bias"), "the head");
 }
 
