@@ -194,7 +194,7 @@ class Bench(unittest.TestCase):
             said = self.run_program(command, "--help")
             self.assertIn("Exit codes", said)
             self.assertIn("--json", said)
-        self.assertRegex(self.run_program("--version"), r"^vitrail-bench \d+\.\d+\.\d+\n$")
+        self.assertRegex(self.run_program("--version"), r"^vitrail-bench \(Vitrail\) \d+\.\d+\.\d+\n$")
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ class Checkpoints(Programs):
     def test_other_data_are_refused(self):
         before = content_of(self.run_dir)
         other = self.folder / "other-data"
-        self.pack(other / "train", IMAGES, seed=3)
+        self.pack(other / "train", programs.IMAGES, seed=3)
         self.refused(
             USAGE,
             "with the data other-data/train",
