@@ -69,9 +69,8 @@ class LoadedModel {
               const CheckpointReader& reader)
       : table_(parameter_table(config)), dense_(table_, 0, 0, 1) {
     const bool sparse = !config.moe_blocks.empty();
-    const std::int64_t here = sparse ? config.experts / layout.expert_parallel : 0;
-    const std::int64_t first = here * layout.expert_rank();
-    if (sparse) experts_.emplace(table_, first, here, 1);
+    const std::int64_t first = layout.first_expert(config);
+    if (sparse) experts_.emplace(table_, first, layout.experts_here(config), 1);
     const std::int64_t elements = dense_.elements() + (sparse ? experts_->elements() : 0);
     arena_ = std::make_unique<Arena>("parameters", device, elements * size_of(real));
     std::vector<Tensor> tensors;

@@ -30,6 +30,13 @@ struct Layout {
   [[nodiscard]] std::int64_t replicas() const { return ranks / expert_parallel; }    ///< R
   [[nodiscard]] std::int64_t expert_rank() const { return rank % expert_parallel; }  ///< place among the EP
   [[nodiscard]] std::int64_t replica() const { return rank / expert_parallel; }
+  /// This rank's share of the experts: consecutive ones; none of a dense model.
+  [[nodiscard]] std::int64_t experts_here(const ModelConfig& model) const {
+    return model.moe_blocks.empty() ? 0 : model.experts / expert_parallel;
+  }
+  [[nodiscard]] std::int64_t first_expert(const ModelConfig& model) const {
+    return expert_rank() * experts_here(model);
+  }
   /// Images of this rank in pass j: first position in the step's batch, and their number.
   [[nodiscard]] std::int64_t first_image(std::int64_t pass) const {
     return (pass * ranks + rank) * leaves_per_pass * leaf_images;

@@ -150,7 +150,7 @@ GlobalNorm::GlobalNorm(const TrainState& state)
     Layout theirs = state.layout;
     theirs.rank = rank;
     const FlatSlice& expert = state.expert_layout->slice(theirs.replica());
-    const std::int64_t here = state.config.model.experts / state.layout.expert_parallel;
+    const std::int64_t here = state.layout.experts_here(state.config.model);
     for (std::int64_t i = 0; i < expert.blocks; ++i) {
       const FlatBlock& block = state.expert_layout->blocks()[static_cast<std::size_t>(expert.first_block + i)];
       const std::int64_t each = state.table[block.tensor].shape.elements() / state.config.model.experts;

@@ -22,8 +22,7 @@ namespace {
 std::optional<FlatLayout> expert_layout_of(const RunConfig& config, const Layout& layout,
                                            const std::vector<ParameterSpec>& table) {
   if (config.model.moe_blocks.empty()) return std::nullopt;
-  const std::int64_t here = config.model.experts / layout.expert_parallel;
-  return FlatLayout(table, layout.expert_rank() * here, here, layout.replicas());
+  return FlatLayout(table, layout.first_expert(config.model), layout.experts_here(config.model), layout.replicas());
 }
 
 }  // namespace
@@ -70,8 +69,7 @@ void TrainState::lay_out(Arena& parameter_arena, Arena& gradient_arena, Arena& o
 }
 
 void TrainState::initialize_parameters() {
-  const std::int64_t first_expert =
-      expert_layout ? layout.expert_rank() * (config.model.experts / layout.expert_parallel) : 0;
+  const std::int64_t first_expert = layout.first_expert(config.model);
   for (std::size_t i = 0; i < table.size(); ++i) {
     initialize(table[i], static_cast<std::uint64_t>(config.seed), static_cast<std::uint32_t>(i),
                config.model.experts_alike, first_expert, parameters[i]);

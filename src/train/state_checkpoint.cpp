@@ -79,10 +79,7 @@ void restore_parameters(const std::vector<ParameterSpec>& table, std::int64_t fi
 }
 
 void restore(TrainState& state, const CheckpointReader& reader) {
-  const std::int64_t first_expert =
-      state.expert_layout ? state.layout.expert_rank() * (state.config.model.experts / state.layout.expert_parallel)
-                          : 0;
-  restore_parameters(state.table, first_expert, state.parameters, reader);
+  restore_parameters(state.table, state.layout.first_expert(state.config.model), state.parameters, reader);
   restore_moments(state.table, *state.dense, reader);
   if (state.expert) restore_moments(state.table, *state.expert, reader);
   state.step = reader.info().step;
