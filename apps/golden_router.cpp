@@ -34,7 +34,7 @@ struct RouterCase {
   Tensor source;                             // i32 [1 1 E groups*C]
   Tensor data, combined, upstream, d_data;   // [groups S D]
   Tensor rows, outputs, d_rows;              // [E*groups*C D]
-  Tensor importance, load, gshard;           // [groups]
+  Tensor importance, load, gshard, z;        // [groups]
   Tensor dlogits;                            // [groups S E]
 
   void lay_out(Arena& arena, Dtype real) {
@@ -45,7 +45,7 @@ struct RouterCase {
     source = arena.allocate(Dtype::i32, {1, 1, experts, groups * capacity});
     for (Tensor* x : {&data, &combined, &upstream, &d_data}) *x = arena.allocate(real, {groups, tokens, width});
     for (Tensor* x : {&rows, &outputs, &d_rows}) *x = arena.allocate(real, {experts * groups * capacity, width});
-    for (Tensor* x : {&importance, &load, &gshard}) *x = arena.allocate(real, {groups});
+    for (Tensor* x : {&importance, &load, &gshard, &z}) *x = arena.allocate(real, {groups});
   }
   [[nodiscard]] Tensor by_token(Tensor x) const { return x.view({groups * tokens, x.shape[2]}); }
 };
@@ -237,7 +237,8 @@ void run_auxiliary_case(const GoldenBackend& backend, const GoldenFile& file, co
                              .valid = {},
                              .importance = c.importance,
                              .load = c.load,
-                             .gshard = c.gshard});
+                             .gshard = c.gshard,
+                             .z = c.z});
   dispatch(ops, c);
   apply_experts(c, c.rows, c.outputs,
                 [](std::size_t expert, double x) { return std::tanh(static_cast<double>(expert + 1) * x); });

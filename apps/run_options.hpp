@@ -13,8 +13,7 @@ namespace vitrail {
 struct RunOptionTexts {
   std::string preset = "fmnist";
   std::string config_file;
-  std::string token_order = "vanilla";
-  std::string capacity_rounding = "ceil";
+  std::string classifier, positions, router, token_order, exchange_dtype, capacity_rounding;  ///< names of enums
   std::optional<std::int64_t> capacity_slots;
 };
 

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include "base/bf16.hpp"
+
 namespace vitrail {
 
 enum class Dtype : std::uint8_t { f32, f64, c128, bf16, i32, i64, u8 };
@@ -61,6 +63,8 @@ template <>
 inline constexpr Dtype dtype_of<double> = Dtype::f64;
 template <>
 inline constexpr Dtype dtype_of<std::complex<double>> = Dtype::c128;
+template <>
+inline constexpr Dtype dtype_of<Bf16> = Dtype::bf16;
 template <>
 inline constexpr Dtype dtype_of<std::int32_t> = Dtype::i32;
 template <>

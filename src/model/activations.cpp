@@ -60,8 +60,9 @@ MoeActivations lay_out_moe(const Sizes& z) {
   for (Tensor* x : {&moe.selected, &moe.slot, &moe.row}) *x = z.make(Dtype::i32, {z.groups, z.s, k});
   moe.gate = z.make({z.groups, z.s, k});
   moe.source = z.make(Dtype::i32, {z.owners, z.leaves, z.experts_here, z.slots});
-  for (Tensor* x : {&moe.importance, &moe.load, &moe.gshard}) *x = z.make({z.groups});
+  for (Tensor* x : {&moe.importance, &moe.load, &moe.gshard, &moe.z}) *x = z.make({z.groups});
   for (Tensor* x : {&moe.assigned, &moe.kept}) *x = z.make(Dtype::i64, {z.c.experts});
+  moe.processed = z.make(Dtype::i64, {1});
   moe.expert_x = z.make(z.owner_rows(z.d));
   moe.expert_u = z.make(z.owner_rows(z.f));
   moe.o = z.make(z.home_rows());
@@ -124,7 +125,7 @@ Activations lay_out_activations(Arena& arena, Dtype real, const ModelConfig& c, 
   acts.shape = shape;
   const Shape image_shape{z.images, c.image_height, c.image_width, c.channels};
   acts.raw_images = z.make(Dtype::u8, image_shape);
-  acts.labels = z.make(Dtype::i32, {z.images});
+  acts.labels = z.make(Dtype::i32, {z.images, shape.labels});
   if (z.groups > 0) acts.valid = z.make(Dtype::u8, {z.groups, z.s});
   acts.images = z.make(image_shape);
   acts.targets = z.make({z.images, c.classes});

@@ -16,6 +16,7 @@ struct PassShape {
   std::int64_t leaves = 1;
   std::int64_t leaf_images = 0;      // B
   std::int64_t expert_parallel = 1;  // EP
+  std::int64_t labels = 1;           // per image, at most
   bool backward = true;              // false: evaluation only, blocks share their memory
 };
 
@@ -44,8 +45,10 @@ struct MoeActivations {
   Tensor importance;   // [groups]
   Tensor load;         // [groups]
   Tensor gshard;       // [groups]
+  Tensor z;            // [groups]
   Tensor assigned;     // i64 [E]
   Tensor kept;         // i64 [E]
+  Tensor processed;    // i64 [1]
   Tensor expert_x;     // [sources E/EP slots D]: rows that came to this rank's experts
   Tensor expert_u;     // [sources E/EP slots F]
   Tensor o;            // [owners leaves E/EP slots D]: expert outputs, home again
@@ -80,7 +83,7 @@ struct PassScratch {
 struct Activations {
   PassShape shape;
   Tensor raw_images;  // u8 [I h w c]
-  Tensor labels;      // i32 [I]
+  Tensor labels;      // i32 [I labels]: -1 = none
   Tensor valid;       // u8 [groups S]: set `masked` to use it
   bool masked = false;
   Tensor images;    // [I h w c]

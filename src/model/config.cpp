@@ -40,12 +40,29 @@ std::int64_t slots_per_expert(const Capacity& capacity, std::int64_t group_token
 }
 
 std::int64_t ModelConfig::patches() const { return (image_height / patch_rows) * (image_width / patch_columns); }
-std::int64_t ModelConfig::tokens() const { return patches() + 1; }
+std::int64_t ModelConfig::tokens() const { return patches() + (classifier == Classifier::token ? 1 : 0); }
+std::int64_t ModelConfig::features() const { return representation > 0 ? representation : width; }
 std::int64_t ModelConfig::group_tokens() const {
   return router.group_tokens > 0 ? router.group_tokens : router.group_images * tokens();
 }
 std::int64_t ModelConfig::slots() const {
-  return slots_per_expert(router.capacity, group_tokens(), router.selected, experts);
+  Capacity capacity = router.capacity;
+  if (router.kind == RouterKind::soft) {
+    capacity.rounding = Capacity::Rounding::nearest;
+    capacity.multiple_of = 0;
+  }
+  return slots_per_expert(capacity, group_tokens(), router.kind == RouterKind::top_k ? router.selected : 1, experts);
+}
+std::int64_t ModelConfig::choices() const {
+  switch (router.kind) {
+    case RouterKind::top_k:
+      return router.selected;
+    case RouterKind::experts_choice:
+      return experts;
+    case RouterKind::soft:
+      break;
+  }
+  return 1;
 }
 bool ModelConfig::is_moe(std::int64_t block) const {
   return std::find(moe_blocks.begin(), moe_blocks.end(), block) != moe_blocks.end();

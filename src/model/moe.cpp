@@ -65,7 +65,8 @@ void moe_forward(const Workers& workers, const ModelConfig& c, const BlockParams
                              .valid = valid,
                              .importance = moe.importance,
                              .load = moe.load,
-                             .gshard = moe.gshard});
+                             .gshard = moe.gshard,
+                             .z = moe.z});
   const Shape by_leaf{leaves, n / s, s, k};
   ops.map_slots({.selected = moe.selected.view(by_leaf),
                  .slot = moe.slot.view(by_leaf),
@@ -76,7 +77,8 @@ void moe_forward(const Workers& workers, const ModelConfig& c, const BlockParams
                          .slot = moe.slot.view({tokens, k}),
                          .capacity = c.slots(),
                          .assigned = moe.assigned,
-                         .kept = moe.kept});
+                         .kept = moe.kept,
+                         .processed = moe.processed});
 
   // Dispatch, experts, and back.
   const Tensor sent = moves ? scratch.rows_home : moe.expert_x;
@@ -151,6 +153,7 @@ void moe_backward(const Workers& workers, const ModelConfig& c, const BlockParam
                        .importance_scale = c.router.importance_weight * group_scale,
                        .load_scale = c.router.load_weight * group_scale,
                        .gshard_scale = c.router.gshard_weight * group_scale,
+                       .z_scale = c.router.z_weight * group_scale,
                        .dlogits = scratch.dlogits});
   ops.linear_backward({.dy = scratch.dlogits.view({leaves, 1, n, c.experts}),
                        .x = x.view({leaves, 1, n, d}),

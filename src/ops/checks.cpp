@@ -50,7 +50,7 @@ void LayernormForward::check() const {
   ShapeCheck c("layernorm_forward");
   c.real("x", x, "leaves rows D");
   c.real("scale", scale, "D");
-  c.real("bias", bias, "D");
+  c.optional("bias", bias, "D");
   c.real("y", y, "leaves rows D");
   c.real("mean", mean, "leaves rows");
   c.real("rstd", rstd, "leaves rows");
@@ -66,7 +66,7 @@ void LayernormBackward::check() const {
   c.optional("dresidual", dresidual, "leaves rows D");
   c.real("dx", dx, "leaves rows D");
   c.real("dscale", dscale, "D");
-  c.real("dbias", dbias, "D");
+  c.optional("dbias", dbias, "D");
   expect_power_of_two(c);
 }
 
@@ -98,6 +98,7 @@ void MlpForward::check() const {
   c.real("b1", b1, "E F");
   c.real("w2", w2, "E F D");
   c.real("b2", b2, "E D");
+  c.optional("hidden_mask", hidden_mask, "leaves E rows F");
   c.optional("residual", residual, "leaves E rows D");
   c.real("u", u, "leaves E rows F");
   c.real("h", h, "leaves E rows F");
@@ -111,6 +112,7 @@ void MlpBackward::check() const {
   c.real("u", u, "leaves E rows F");
   c.real("w1", w1, "E D F");
   c.real("w2", w2, "E F D");
+  c.optional("hidden_mask", hidden_mask, "leaves E rows F");
   c.real("h", h, "leaves E rows F");
   c.real("du", du, "leaves E rows F");
   c.real("dx", dx, "leaves E rows D");
@@ -140,20 +142,40 @@ void QkvBackward::check() const {
   expect_power_of_two(c);
 }
 
+namespace {
+void check_draw(const ShapeCheck& c, const DropoutDraw& draw) {
+  c.expect(draw.rate >= 0 && draw.rate < 1, "the rate of a dropout lies in [0, 1)");
+  c.expect(draw.run >= 1 && draw.stride >= draw.run && draw.share >= 1, "indices of a dropout must not overlap");
+}
+}  // namespace
+
+void Dropout::check() const {
+  ShapeCheck c("dropout");
+  c.real("y", y, "n");
+  c.optional("x", x, "n");
+  c.optional("residual", residual, "n");
+  check_draw(c, draw);
+}
+
 void AttentionForward::check() const {
   ShapeCheck c("attention_forward");
-  for (const ConstTensor& x : {q, k, v}) c.real("q, k, v", x, "leaves B T H Dh");
-  c.real("out", out, "leaves B T H Dh");
-  c.real("log_sum_exp", log_sum_exp, "leaves B H T");
+  c.real("q", q, "leaves B Tq H Dh");
+  for (const ConstTensor& x : {k, v}) c.real("k, v", x, "leaves B T H Dh");
+  c.real("out", out, "leaves B Tq H Dh");
+  c.real("log_sum_exp", log_sum_exp, "leaves B H Tq");
+  check_draw(c, dropout);
 }
 
 void AttentionBackward::check() const {
   ShapeCheck c("attention_backward");
-  c.real("dout", dout, "leaves B T H Dh");
-  for (const ConstTensor& x : {q, k, v}) c.real("q, k, v", x, "leaves B T H Dh");
-  c.real("out", out, "leaves B T H Dh");
-  c.real("log_sum_exp", log_sum_exp, "leaves B H T");
-  for (const Tensor& dx : {dq, dk, dv}) c.real("dq, dk, dv", dx, "leaves B T H Dh");
+  c.real("dout", dout, "leaves B Tq H Dh");
+  c.real("q", q, "leaves B Tq H Dh");
+  for (const ConstTensor& x : {k, v}) c.real("k, v", x, "leaves B T H Dh");
+  c.real("out", out, "leaves B Tq H Dh");
+  c.real("log_sum_exp", log_sum_exp, "leaves B H Tq");
+  c.real("dq", dq, "leaves B Tq H Dh");
+  for (const Tensor& dx : {dk, dv}) c.real("dk, dv", dx, "leaves B T H Dh");
+  check_draw(c, dropout);
 }
 
 void TakeTokenForward::check() const {
@@ -164,6 +186,18 @@ void TakeTokenForward::check() const {
 
 void TakeTokenBackward::check() const {
   ShapeCheck c("take_token_backward");
+  c.real("dy", dy, "images D");
+  c.real("dx", dx, "images T D");
+}
+
+void MeanTokensForward::check() const {
+  ShapeCheck c("mean_tokens_forward");
+  c.real("x", x, "images T D");
+  c.real("y", y, "images D");
+}
+
+void MeanTokensBackward::check() const {
+  ShapeCheck c("mean_tokens_backward");
   c.real("dy", dy, "images D");
   c.real("dx", dx, "images T D");
 }
@@ -181,6 +215,19 @@ void TanhBackward::check() const {
   c.real("dx", dx, "n");
 }
 
+void ToBf16::check() const {
+  ShapeCheck c("to_bf16");
+  c.real("x", x, "n");
+  c.exactly(Dtype::bf16, "y", y, "n");
+}
+
+void FromBf16::check() const {
+  ShapeCheck c("from_bf16");
+  c.exactly(Dtype::bf16, "x", x, "n");
+  c.optional("residual", residual, "n");
+  c.real("y", y, "n");
+}
+
 void RouteTopK::check() const {
   ShapeCheck c("route_top_k");
   c.optional("logits", logits, "groups S E");
@@ -195,6 +242,51 @@ void RouteTopK::check() const {
   c.expect(c["K"] >= 1 && c["K"] <= c["E"], "K must be in 1 .. E");
 }
 
+void RouteAsGiven::check() const {
+  ShapeCheck c("route_as_given");
+  c.real("logits", logits, "groups S E");
+  c.optional("noise", noise, "groups S E");
+  c.exactly(Dtype::i32, "selected", selected, "groups S K");
+  c.real("gates_clean", gates_clean, "groups S E");
+  c.real("gates", gates, "groups S E");
+  c.real("gate", gate, "groups S K");
+}
+
+void RouteExpertsChoice::check() const {
+  ShapeCheck c("route_experts_choice");
+  c.optional("logits", logits, "groups S E");
+  c.optional("noise", noise, "groups S E");
+  if (valid) c.exactly(Dtype::u8, "valid", valid, "groups S");
+  if (logits) c.real("gates_clean", gates_clean, "groups S E");
+  c.expect(logits || (!noise && !gates_clean), "without logits there is no noise and gates_clean is left out");
+  c.real("gates", gates, "groups S E");
+  c.exactly(Dtype::i32, "selected", selected, "groups S E");
+  c.exactly(Dtype::i32, "slot", slot, "groups S E");
+  c.expect(capacity >= 1 && capacity <= c["S"], "an expert takes 1 .. S tokens of a group");
+}
+
+void ShuffleExperts::check() const {
+  ShapeCheck c("shuffle_experts");
+  c.real("x", x, "tokens E");
+  c.real("y", y, "tokens E");
+}
+
+void NormalizeGatesForward::check() const {
+  ShapeCheck c("normalize_gates_forward");
+  c.real("gate", gate, "tokens K");
+  c.exactly(Dtype::i32, "row", row, "tokens K");
+  c.real("y", y, "tokens K");
+}
+
+void NormalizeGatesBackward::check() const {
+  ShapeCheck c("normalize_gates_backward");
+  c.real("dy", dy, "tokens K");
+  c.real("gate", gate, "tokens K");
+  c.exactly(Dtype::i32, "row", row, "tokens K");
+  c.real("y", y, "tokens K");
+  c.real("dgate", dgate, "tokens K");
+}
+
 void RouterLossesForward::check() const {
   ShapeCheck c("router_losses_forward");
   c.real("logits", logits, "groups S E");
@@ -206,6 +298,7 @@ void RouterLossesForward::check() const {
   c.real("importance", importance, "groups");
   c.real("load", load, "groups");
   c.real("gshard", gshard, "groups");
+  c.real("z", z, "groups");
 }
 
 void RouterBackward::check() const {
@@ -273,12 +366,86 @@ void CountAssignments::check() const {
   c.exactly(Dtype::i32, "slot", slot, "tokens K");
   c.exactly(Dtype::i64, "assigned", assigned, "E");
   c.exactly(Dtype::i64, "kept", kept, "E");
+  c.exactly(Dtype::i64, "processed", processed, "1");
+}
+
+void SoftRouterForward::check() const {
+  ShapeCheck c("soft_router_forward");
+  c.real("x", x, "leaves groups S D");
+  c.real("mu", mu, "D R");
+  c.real("scale", scale, "1");
+  c.optional("noise", noise, "leaves groups S R");
+  if (valid) c.exactly(Dtype::u8, "valid", valid, "leaves groups S");
+  c.real("x_rnorm", x_rnorm, "leaves groups S");
+  c.real("mu_rnorm", mu_rnorm, "R");
+  c.real("dispatch", dispatch, "leaves groups S R");
+  c.real("combine", combine, "leaves groups S R");
+}
+
+void SoftRouterBackward::check() const {
+  ShapeCheck c("soft_router_backward");
+  c.real("ddispatch", ddispatch, "leaves groups S R");
+  c.real("dcombine", dcombine, "leaves groups S R");
+  c.real("x", x, "leaves groups S D");
+  c.real("mu", mu, "D R");
+  c.real("scale", scale, "1");
+  c.real("x_rnorm", x_rnorm, "leaves groups S");
+  c.real("mu_rnorm", mu_rnorm, "R");
+  c.real("dispatch", dispatch, "leaves groups S R");
+  c.real("combine", combine, "leaves groups S R");
+  c.real("dlogits", dlogits, "leaves groups S R");
+  c.optional("dresidual", dresidual, "leaves groups S D");
+  c.real("dx", dx, "leaves groups S D");
+  c.real("dmu", dmu, "D R");
+  c.real("dscale", dscale, "1");
+  expect_power_of_two(c);
+}
+
+void MixTokensForward::check() const {
+  ShapeCheck c("mix_tokens_forward");
+  c.real("x", x, "groups S D");
+  c.real("w", w, "groups S R");
+  c.real("y", y, "groups R D");
+}
+
+void MixTokensBackward::check() const {
+  ShapeCheck c("mix_tokens_backward");
+  c.real("dy", dy, "groups R D");
+  c.real("x", x, "groups S D");
+  c.real("w", w, "groups S R");
+  c.real("dw", dw, "groups S R");
+  c.real("dx", dx, "groups S D");
+}
+
+void MixSlotsForward::check() const {
+  ShapeCheck c("mix_slots_forward");
+  c.real("o", o, "groups R D");
+  c.real("w", w, "groups S R");
+  c.optional("residual", residual, "groups S D");
+  c.real("y", y, "groups S D");
+}
+
+void MixSlotsBackward::check() const {
+  ShapeCheck c("mix_slots_backward");
+  c.real("dy", dy, "groups S D");
+  c.real("o", o, "groups R D");
+  c.real("w", w, "groups S R");
+  c.real("dw", dw, "groups S R");
+  c.real("d_o", d_o, "groups R D");
 }
 
 void OneHot::check() const {
   ShapeCheck c("one_hot");
-  c.exactly(Dtype::i32, "labels", labels, "images");
+  c.exactly(Dtype::i32, "labels", labels, "images labels");
   c.real("targets", targets, "images V");
+}
+
+void MixImages::check() const {
+  ShapeCheck c("mix_images");
+  c.real("x", x, "leaves B n");
+  c.real("weights", weights, "leaves B m");
+  c.real("y", y, "leaves B n");
+  c.expect(c["m"] >= 1 && c["m"] <= c["B"], "an image is mixed with images of its leaf");
 }
 
 void SoftmaxCrossEntropy::check() const {
@@ -334,6 +501,38 @@ void AdamWStep::check() const {
   c.real("m", m, "n");
   c.real("v", v, "n");
   c.expect(updates >= 1, "updates counts from 1");
+}
+
+void SgdStep::check() const {
+  ShapeCheck c("sgd_step");
+  c.real("gradient", gradient, "n");
+  c.exactly(Dtype::i64, "block_begin", block_begin, "blocks_plus_1");
+  c.letter("blocks", c["blocks_plus_1"] - 1);
+  c.exactly(Dtype::f64, "decay", decay, "blocks");
+  c.exactly(Dtype::f64, "multiplier", multiplier, "blocks");
+  c.exactly(Dtype::u8, "frozen", frozen, "blocks");
+  c.real("parameter", parameter, "n");
+  c.optional("trace", trace, "n");
+}
+
+void AdafactorStep::check() const {
+  ShapeCheck c("adafactor_step");
+  c.real("gradient", gradient, "n");
+  c.exactly(Dtype::i64, "unit_begin", unit_begin, "units");
+  c.exactly(Dtype::i64, "factors", factors, "units 5");
+  c.exactly(Dtype::i64, "statistics_begin", statistics_begin, "units");
+  c.exactly(Dtype::f64, "decay", decay, "units");
+  c.exactly(Dtype::f64, "multiplier", multiplier, "units");
+  c.exactly(Dtype::u8, "frozen", frozen, "units");
+  c.real("parameter", parameter, "n");
+  c.real("statistics", statistics, "statistics");
+  c.optional("m", m, "n");
+}
+
+void RunningAverage::check() const {
+  ShapeCheck c("running_average");
+  c.real("x", x, "n");
+  c.real("y", y, "n");
 }
 
 void AllFinite::check() const {

@@ -51,7 +51,7 @@ struct EmbedTokensBackward {
 struct LayernormForward {
   ConstTensor x;      // real [leaves rows D]
   ConstTensor scale;  // real [D]
-  ConstTensor bias;   // real [D]
+  ConstTensor bias;   // real [D] [optional]
   Tensor y;           // real [leaves rows D]
   Tensor mean;        // real [leaves rows]
   Tensor rstd;        // real [leaves rows]
@@ -67,7 +67,7 @@ struct LayernormBackward {
   ConstTensor dresidual;  // real [leaves rows D] [optional]; may be dx itself
   Tensor dx;              // real [leaves rows D]; may be dy itself
   Tensor dscale;          // real [D]
-  Tensor dbias;           // real [D]
+  Tensor dbias;           // real [D] [optional]
   void check() const;
 };
 
@@ -92,33 +92,36 @@ struct LinearBackward {
   void check() const;
 };
 
-/// u = x w1 + b1; h = gelu(u); y = h w2 + b2 + residual. GELU in its tanh form. E as in LinearForward. [V-MoE]
+/// u = x w1 + b1; h = gelu(u) * hidden_mask; y = h w2 + b2 + residual. GELU in its tanh form. E as in LinearForward.
+/// [V-MoE]
 struct MlpForward {
-  ConstTensor x;         // real [leaves E rows D]
-  ConstTensor w1;        // real [E D F]
-  ConstTensor b1;        // real [E F]
-  ConstTensor w2;        // real [E F D]
-  ConstTensor b2;        // real [E D]
-  ConstTensor residual;  // real [leaves E rows D] [optional]; may be y itself
-  Tensor u;              // real [leaves E rows F]; kept for the backward pass
-  Tensor h;              // real [leaves E rows F]; scratch
-  Tensor y;              // real [leaves E rows D]
+  ConstTensor x;                 // real [leaves E rows D]
+  ConstTensor w1;                // real [E D F]
+  ConstTensor b1;                // real [E F]
+  ConstTensor w2;                // real [E F D]
+  ConstTensor b2;                // real [E D]
+  ConstTensor hidden_mask = {};  // real [leaves E rows F] [optional]: of a dropout; left out it counts as 1
+  ConstTensor residual;          // real [leaves E rows D] [optional]; may be y itself
+  Tensor u;                      // real [leaves E rows F]; kept for the backward pass
+  Tensor h;                      // real [leaves E rows F]; scratch
+  Tensor y;                      // real [leaves E rows D]
   void check() const;
 };
 /// [derived]; h is computed again from u.
 struct MlpBackward {
-  ConstTensor dy;  // real [leaves E rows D]
-  ConstTensor x;   // real [leaves E rows D]
-  ConstTensor u;   // real [leaves E rows F]
-  ConstTensor w1;  // real [E D F]
-  ConstTensor w2;  // real [E F D]
-  Tensor h;        // real [leaves E rows F]; scratch
-  Tensor du;       // real [leaves E rows F]; scratch
-  Tensor dx;       // real [leaves E rows D]
-  Tensor dw1;      // real [E D F]
-  Tensor db1;      // real [E F]
-  Tensor dw2;      // real [E F D]
-  Tensor db2;      // real [E D]
+  ConstTensor dy;                // real [leaves E rows D]
+  ConstTensor x;                 // real [leaves E rows D]
+  ConstTensor u;                 // real [leaves E rows F]
+  ConstTensor w1;                // real [E D F]
+  ConstTensor w2;                // real [E F D]
+  ConstTensor hidden_mask = {};  // real [leaves E rows F] [optional]: that of the forward pass
+  Tensor h;                      // real [leaves E rows F]; scratch
+  Tensor du;                     // real [leaves E rows F]; scratch
+  Tensor dx;                     // real [leaves E rows D]
+  Tensor dw1;                    // real [E D F]
+  Tensor db1;                    // real [E F]
+  Tensor dw2;                    // real [E F D]
+  Tensor db2;                    // real [E D]
   void check() const;
 };
 
@@ -141,20 +144,51 @@ struct QkvBackward {
   void check() const;
 };
 
-/// out = softmax(q k^T / sqrt(Dh)) v for every image and head, no mask. [V-MoE]
-struct AttentionForward {
-  ConstTensor q, k, v;  // real [leaves B T H Dh]
-  Tensor out;           // real [leaves B T H Dh]
-  Tensor log_sum_exp;   // real [leaves B H T]: of the scaled scores, kept for the backward pass
+/// Which elements of a tensor a dropout keeps. Element i has the index first + (j / run) * stride + j % run with
+/// j = i / share, and is kept, times 1 / (1 - rate), when the uniform number of that index (base/philox.hpp) of
+/// (seed, Purpose::dropout, step, layer) is not below rate; else it is 0. So the bits depend on what an element is, not
+/// on where it lies. [V-MoE]; `share` makes it the stochastic depth of Huang et al. 2016.
+struct DropoutDraw {
+  double rate = 0;  ///< in [0, 1); 0 keeps everything and draws nothing
+  std::uint64_t seed{};
+  std::uint64_t step{};
+  std::uint32_t layer{};    ///< block and place in it (model/dropout.hpp)
+  std::uint64_t first{};    ///< index of element 0
+  std::int64_t run = 1;     ///< indices follow each other in runs of so many ...
+  std::int64_t stride = 1;  ///< ... that begin this far apart. run == stride: all follow each other
+  std::int64_t share = 1;   ///< consecutive elements that live or die together
+};
+
+/// y = residual + mask * x. The backward pass is the same verb on gradients: dx = mask * dy.
+struct Dropout {
+  ConstTensor x;         // real [n] [optional]: left out, every element is 1; may be y itself
+  ConstTensor residual;  // real [n] [optional]; may be y itself
+  DropoutDraw draw;
+  Tensor y;  // real [n]
   void check() const;
 };
-/// [derived]; the probabilities are computed again from q, k and log_sum_exp.
+
+/// out = dropout(softmax(q k^T / sqrt(Dh))) v for every image and head, no mask. Tq queries, T keys. [V-MoE]
+/// The dropout's element (image, head, query, key) has the index first + ((image * H + head) * Tq + query) * T + key,
+/// images counted over the call; run, stride and share are not used.
+struct AttentionForward {
+  ConstTensor q;     // real [leaves B Tq H Dh]
+  ConstTensor k, v;  // real [leaves B T H Dh]
+  DropoutDraw dropout = {};
+  Tensor out;          // real [leaves B Tq H Dh]
+  Tensor log_sum_exp;  // real [leaves B H Tq]: of the scaled scores, kept for the backward pass
+  void check() const;
+};
+/// [derived]; the probabilities are computed again from q, k and log_sum_exp, the dropout from its draw.
 struct AttentionBackward {
-  ConstTensor dout;         // real [leaves B T H Dh]
-  ConstTensor q, k, v;      // real [leaves B T H Dh]
-  ConstTensor out;          // real [leaves B T H Dh]
-  ConstTensor log_sum_exp;  // real [leaves B H T]
-  Tensor dq, dk, dv;        // real [leaves B T H Dh]
+  ConstTensor dout;  // real [leaves B Tq H Dh]
+  ConstTensor q;     // real [leaves B Tq H Dh]
+  ConstTensor k, v;  // real [leaves B T H Dh]
+  DropoutDraw dropout = {};
+  ConstTensor out;          // real [leaves B Tq H Dh]
+  ConstTensor log_sum_exp;  // real [leaves B H Tq]
+  Tensor dq;                // real [leaves B Tq H Dh]
+  Tensor dk, dv;            // real [leaves B T H Dh]
   void check() const;
 };
 
@@ -171,6 +205,19 @@ struct TakeTokenBackward {
   void check() const;
 };
 
+/// y = mean over the tokens of every image (global average pooling). [V-MoE]
+struct MeanTokensForward {
+  ConstTensor x;  // real [images T D]
+  Tensor y;       // real [images D]
+  void check() const;
+};
+/// dx = dy / T at every token.
+struct MeanTokensBackward {
+  ConstTensor dy;  // real [images D]
+  Tensor dx;       // real [images T D]
+  void check() const;
+};
+
 /// y = tanh(x), elementwise.
 struct TanhForward {
   ConstTensor x;  // real [n]
@@ -182,6 +229,20 @@ struct TanhBackward {
   ConstTensor dy;  // real [n]
   ConstTensor y;   // real [n]
   Tensor dx;       // real [n]; may be dy itself
+  void check() const;
+};
+
+/// y = the nearest bfloat16, ties to even. Rows travel in it when the exchange is in bfloat16. [V-MoE]
+struct ToBf16 {
+  ConstTensor x;  // real [n]
+  Tensor y;       // bf16 [n]
+  void check() const;
+};
+/// y = residual + x.
+struct FromBf16 {
+  ConstTensor x;         // bf16 [n]
+  ConstTensor residual;  // real [n] [optional]; may be y itself
+  Tensor y;              // real [n]
   void check() const;
 };
 

@@ -8,12 +8,22 @@
 
 namespace vitrail {
 
-/// targets[i, labels[i]] = on, the others off. Labels outside 0 .. V-1 (padding) give a row of `off`.
+/// targets[i, labels[i,l]] = on for all labels of the image, the others off. Labels outside 0 .. V-1 are none. Label
+/// smoothing by a: on = 1 - a + a/V, off = a/V.
 struct OneHot {
-  ConstTensor labels;  // i32 [images]
+  ConstTensor labels;  // i32 [images labels]
   double on = 1.0;
   double off = 0.0;
   Tensor targets;  // real [images V]
+  void check() const;
+};
+
+/// Mixup: y[i] = sum over j of weights[i,j] * x[(i + j) mod B], j ascending: an image is mixed with those that follow
+/// it in its leaf. For images and for targets. [V-MoE]
+struct MixImages {
+  ConstTensor x;        // real [leaves B n]
+  ConstTensor weights;  // real [leaves B m], 1 <= m <= B
+  Tensor y;             // real [leaves B n]; not x
   void check() const;
 };
 
@@ -94,6 +104,67 @@ struct AdamWStep {
   Tensor parameter;  // real [n]
   Tensor m;          // real [n]
   Tensor v;          // real [n]
+  void check() const;
+};
+
+/// Stochastic gradient descent with momentum as optax does it; d, decay and freezing as in AdamWStep. [V-MoE]
+///   trace = d + momentum * trace;  parameter -= learning_rate * (trace + decay[b] * parameter)
+/// With `bf16_trace` the trace is stored rounded to bfloat16: bf16(bf16(momentum) trace) + d enters the update
+/// unrounded.
+struct SgdStep {
+  ConstTensor gradient;     // real [n]
+  ConstTensor block_begin;  // i64 [blocks_plus_1]
+  ConstTensor decay;        // f64 [blocks]
+  ConstTensor multiplier;   // f64 [blocks]
+  ConstTensor frozen;       // u8 [blocks]
+  double gradient_scale = 1.0;
+  double clip_absolute = 0;  // 0: none
+  double learning_rate{};
+  double momentum = 0;
+  bool bf16_trace = false;
+  Tensor parameter;  // real [n]
+  Tensor trace;      // real [n] [optional]: left out, there is no momentum
+  void check() const;
+};
+
+/// Adafactor as big_vision does it: no update clipping, no relative step, momentum on the update. [V-MoE]
+/// The slice is a list of units, each a whole matrix or more: unit i begins at unit_begin[i] and has the elements
+/// [a x b y c] of factors[i] = (a, x, b, y, c), factored over x and y; (n, 0, 0, 0, 0) is a unit of n elements that is
+/// not factored. What lies between units (alignment) is not touched. The statistics of unit i begin at
+/// statistics_begin[i]: first over_x [a b y c], the running mean of d2 over x, then over_y [a x b c], that over y; or v
+/// [n].
+///   d as in AdamWStep;  d2 = d^2 + epsilon;  statistic = decay_rate * statistic + (1 - decay_rate) * mean of d2
+///   u = d * (over_x / mean over y of over_x)^-1/2 * over_y^-1/2,   or u = d * v^-1/2
+///   m = momentum * m + (1 - momentum) * u, u = m;   parameter -= learning_rate * (u + decay[i] * parameter)
+/// (The original divides the statistic of the larger axis by its mean; in exact arithmetic that is the same.)
+/// With `bf16_momentum` m is stored rounded and decays in bfloat16: bf16(bf16(momentum) m) + (1 - momentum) u enters
+/// unrounded.
+struct AdafactorStep {
+  ConstTensor gradient;          // real [n]
+  ConstTensor unit_begin;        // i64 [units]
+  ConstTensor factors;           // i64 [units 5]
+  ConstTensor statistics_begin;  // i64 [units]
+  ConstTensor decay;             // f64 [units]
+  ConstTensor multiplier;        // f64 [units]
+  ConstTensor frozen;            // u8 [units]
+  double gradient_scale = 1.0;
+  double clip_absolute = 0;  // 0: none
+  double learning_rate{};
+  double decay_rate{};  // of this update: min(0.999, 1 - t^-0.8), t counts it
+  double epsilon = 1e-30;
+  double momentum = 0.9;
+  bool bf16_momentum = false;
+  Tensor parameter;   // real [n]
+  Tensor statistics;  // real [statistics]
+  Tensor m;           // real [n] [optional]: left out, there is no momentum
+  void check() const;
+};
+
+/// y = decay * y + (1 - decay) * x: a running average of weights.
+struct RunningAverage {
+  ConstTensor x;  // real [n]
+  double decay{};
+  Tensor y;  // real [n]
   void check() const;
 };
 

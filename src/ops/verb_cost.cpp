@@ -17,8 +17,9 @@ double product(const ConstTensor& x, std::int64_t columns) {
 
 std::int64_t last(const ConstTensor& x) { return x.shape[x.shape.axes() - 1]; }
 
-/// FLOPs of one of attention's products over all images and heads: 2 T^2 Dh each. q is [leaves B T H Dh].
-double attention_product(const ConstTensor& q) { return product(q, q.shape[2]); }
+/// FLOPs of one of attention's products over all images and heads: 2 Tq T Dh each. q [leaves B Tq H Dh], k [leaves B T
+/// H Dh].
+double attention_product(const ConstTensor& q, const ConstTensor& k) { return product(q, k.shape[2]); }
 
 /// Bytes of one row of length D for every assignment.
 double assigned_rows(const ConstTensor& row, const ConstTensor& rows) {
@@ -45,11 +46,12 @@ VerbCost cost_of(const LinearBackward& a) {
 
 VerbCost cost_of(const MlpForward& a) {
   return {2 * product(a.x, last(a.w1)),
-          bytes(a.x, a.w1, a.b1, a.w2, a.b2, a.residual, a.y) + bytes(a.u) + 2 * bytes(a.h)};
+          bytes(a.x, a.w1, a.b1, a.w2, a.b2, a.hidden_mask, a.residual, a.y) + bytes(a.u) + 2 * bytes(a.h)};
 }
 VerbCost cost_of(const MlpBackward& a) {
   return {4 * product(a.x, last(a.w1)),
-          bytes(a.dy, a.x, a.u, a.w1, a.w2, a.dx, a.dw1, a.db1, a.dw2, a.db2) + 2 * bytes(a.h) + 2 * bytes(a.du)};
+          bytes(a.dy, a.x, a.u, a.w1, a.w2, a.hidden_mask, a.dx, a.dw1, a.db1, a.dw2, a.db2) + 2 * bytes(a.h) +
+              2 * bytes(a.du)};
 }
 
 VerbCost cost_of(const QkvForward& a) {
@@ -62,22 +64,54 @@ VerbCost cost_of(const QkvBackward& a) {
 
 // Forward: q k^T and p v. Backward: dv, dp, dq and dk; the scores that are computed again count nothing.
 VerbCost cost_of(const AttentionForward& a) {
-  return {2 * attention_product(a.q), bytes(a.q, a.k, a.v, a.out, a.log_sum_exp)};
+  return {2 * attention_product(a.q, a.k), bytes(a.q, a.k, a.v, a.out, a.log_sum_exp)};
 }
 VerbCost cost_of(const AttentionBackward& a) {
-  return {4 * attention_product(a.q), bytes(a.dout, a.q, a.k, a.v, a.out, a.log_sum_exp, a.dq, a.dk, a.dv)};
+  return {4 * attention_product(a.q, a.k), bytes(a.dout, a.q, a.k, a.v, a.out, a.log_sum_exp, a.dq, a.dk, a.dv)};
 }
 
 VerbCost cost_of(const TakeTokenForward& a) { return {0, 2 * bytes(a.y)}; }
 VerbCost cost_of(const TakeTokenBackward& a) { return {0, bytes(a.dy, a.dx)}; }
+VerbCost cost_of(const Dropout& a) { return {0, bytes(a.x, a.residual, a.y)}; }
+VerbCost cost_of(const MeanTokensForward& a) { return {0, bytes(a.x, a.y)}; }
+VerbCost cost_of(const MeanTokensBackward& a) { return {0, bytes(a.dy, a.dx)}; }
+VerbCost cost_of(const ToBf16& a) { return {0, bytes(a.x, a.y)}; }
+VerbCost cost_of(const FromBf16& a) { return {0, bytes(a.x, a.residual, a.y)}; }
 VerbCost cost_of(const TanhForward& a) { return {0, bytes(a.x, a.y)}; }
 VerbCost cost_of(const TanhBackward& a) { return {0, bytes(a.dy, a.y, a.dx)}; }
 
 VerbCost cost_of(const RouteTopK& a) {
   return {0, bytes(a.logits, a.noise, a.valid, a.gates_clean, a.gates, a.selected, a.slot, a.gate)};
 }
+VerbCost cost_of(const RouteAsGiven& a) {
+  return {0, bytes(a.logits, a.noise, a.selected, a.gates_clean, a.gates, a.gate)};
+}
+VerbCost cost_of(const RouteExpertsChoice& a) {
+  return {0, bytes(a.logits, a.noise, a.valid, a.gates_clean, a.gates, a.selected, a.slot)};
+}
+VerbCost cost_of(const ShuffleExperts& a) { return {0, bytes(a.x, a.y)}; }
+VerbCost cost_of(const NormalizeGatesForward& a) { return {0, bytes(a.gate, a.row, a.y)}; }
+VerbCost cost_of(const NormalizeGatesBackward& a) { return {0, bytes(a.dy, a.gate, a.row, a.y, a.dgate)}; }
+VerbCost cost_of(const SoftRouterForward& a) {
+  return {product(a.x, last(a.mu)),
+          bytes(a.x, a.mu, a.scale, a.noise, a.valid, a.x_rnorm, a.mu_rnorm, a.dispatch, a.combine)};
+}
+VerbCost cost_of(const SoftRouterBackward& a) {
+  return {2 * product(a.x, last(a.mu)), bytes(a.ddispatch, a.dcombine, a.x, a.mu, a.scale, a.x_rnorm, a.mu_rnorm,
+                                              a.dispatch, a.combine, a.dresidual, a.dx, a.dmu, a.dscale) +
+                                            2 * bytes(a.dlogits)};
+}
+VerbCost cost_of(const MixTokensForward& a) { return {product(a.x, last(a.w)), bytes(a.x, a.w, a.y)}; }
+VerbCost cost_of(const MixTokensBackward& a) {
+  return {2 * product(a.x, last(a.w)), bytes(a.dy, a.x, a.w, a.dw, a.dx)};
+}
+VerbCost cost_of(const MixSlotsForward& a) { return {product(a.y, last(a.w)), bytes(a.o, a.w, a.residual, a.y)}; }
+VerbCost cost_of(const MixSlotsBackward& a) {
+  return {2 * product(a.dy, last(a.w)), bytes(a.dy, a.o, a.w, a.dw, a.d_o)};
+}
 VerbCost cost_of(const RouterLossesForward& a) {
-  return {0, bytes(a.logits, a.noise, a.gates_clean, a.gates, a.selected, a.valid, a.importance, a.load, a.gshard)};
+  return {0,
+          bytes(a.logits, a.noise, a.gates_clean, a.gates, a.selected, a.valid, a.importance, a.load, a.gshard, a.z)};
 }
 VerbCost cost_of(const RouterBackward& a) {
   return {0, bytes(a.dgate, a.logits, a.noise, a.gates_clean, a.gates, a.selected, a.dlogits)};
@@ -94,9 +128,10 @@ VerbCost cost_of(const CombineRowsForward& a) {
 VerbCost cost_of(const CombineRowsBackward& a) {
   return {0, assigned_rows(a.row, a.o) + bytes(a.dy, a.row, a.source, a.gate, a.d_o, a.dgate)};
 }
-VerbCost cost_of(const CountAssignments& a) { return {0, bytes(a.selected, a.slot, a.assigned, a.kept)}; }
+VerbCost cost_of(const CountAssignments& a) { return {0, bytes(a.selected, a.slot, a.assigned, a.kept, a.processed)}; }
 
 VerbCost cost_of(const OneHot& a) { return {0, bytes(a.labels, a.targets)}; }
+VerbCost cost_of(const MixImages& a) { return {0, bytes(a.x, a.weights, a.y)}; }
 VerbCost cost_of(const SoftmaxCrossEntropy& a) { return {0, bytes(a.logits, a.targets, a.loss, a.dlogits)}; }
 VerbCost cost_of(const SigmoidCrossEntropy& a) { return {0, bytes(a.logits, a.targets, a.loss, a.dlogits)}; }
 VerbCost cost_of(const Predict& a) { return {0, bytes(a.logits, a.predicted)}; }
@@ -107,6 +142,14 @@ VerbCost cost_of(const BlockSquareSums& a) { return {0, bytes(a.x, a.block_begin
 VerbCost cost_of(const AdamWStep& a) {
   return {0, bytes(a.gradient, a.block_begin, a.decay, a.multiplier, a.frozen) + 2 * bytes(a.parameter, a.m, a.v)};
 }
+VerbCost cost_of(const SgdStep& a) {
+  return {0, bytes(a.gradient, a.block_begin, a.decay, a.multiplier, a.frozen) + 2 * bytes(a.parameter, a.trace)};
+}
+VerbCost cost_of(const AdafactorStep& a) {
+  return {0, bytes(a.gradient, a.unit_begin, a.factors, a.statistics_begin, a.decay, a.multiplier, a.frozen) +
+                 2 * bytes(a.parameter, a.statistics, a.m)};
+}
+VerbCost cost_of(const RunningAverage& a) { return {0, bytes(a.x) + 2 * bytes(a.y)}; }
 VerbCost cost_of(const AllFinite& a) { return {0, bytes(a.x, a.finite)}; }
 
 }  // namespace vitrail

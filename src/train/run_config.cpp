@@ -33,17 +33,30 @@ std::int64_t steps_of_share(double share, std::int64_t total) {
   return static_cast<std::int64_t>(std::llround(share < 1 ? share * static_cast<double>(total) : share));
 }
 
+namespace {
+const std::vector<std::pair<std::string, ScheduleKind>>& schedule_kinds() {
+  static const std::vector<std::pair<std::string, ScheduleKind>> kinds = {
+      {"constant", ScheduleKind::constant},       {"linear", ScheduleKind::linear},
+      {"cosine", ScheduleKind::cosine},           {"polynomial", ScheduleKind::polynomial},
+      {"exponential", ScheduleKind::exponential}, {"rsqrt", ScheduleKind::rsqrt}};
+  return kinds;
+}
+}  // namespace
+
+std::vector<std::string> schedule_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, kind] : schedule_kinds()) names.push_back(name);
+  return names;
+}
+
 Schedule make_schedule(const RunConfig& config, std::int64_t total) {
   Schedule schedule;
-  const std::vector<std::pair<std::string, ScheduleKind>> kinds = {{"constant", ScheduleKind::constant},
-                                                                   {"linear", ScheduleKind::linear},
-                                                                   {"cosine", ScheduleKind::cosine},
-                                                                   {"rsqrt", ScheduleKind::rsqrt}};
+  const auto& kinds = schedule_kinds();
   const auto kind =
       std::find_if(kinds.begin(), kinds.end(), [&](const auto& entry) { return entry.first == config.schedule; });
   VITRAIL_EXPECT(kind != kinds.end(), ExitCode::usage, text("schedule '", config.schedule, "'"),
-                 "the schedules are constant, linear, cosine and rsqrt",
-                 did_you_mean(config.schedule, std::vector<std::string>{"constant", "linear", "cosine", "rsqrt"}));
+                 "the schedules are constant, linear, cosine, polynomial, exponential and rsqrt",
+                 did_you_mean(config.schedule, schedule_names()));
   VITRAIL_EXPECT(config.learning_rate >= 0 && std::isfinite(config.learning_rate), ExitCode::usage,
                  text("a learning rate of ", config.learning_rate), "it must be a number from 0 up", "");
   schedule.kind = kind->second;

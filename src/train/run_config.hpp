@@ -20,6 +20,17 @@ struct RunConfig {
   ModelConfig model;
   std::string moe = "every-2";  ///< names model.moe_blocks
   std::string loss = "softmax";
+  double label_smoothing = 0;        ///< a: targets (1 - a) y + a / V
+  double mixup = 0;                  ///< concentration of the Dirichlet distribution; 0: off
+  std::string mixup_draw = "leaf";   ///< one draw for every: step, leaf or image
+  std::int64_t mixup_images = 2;     ///< so many images are mixed
+  std::string precision = "f32";     ///< of products: f32, or bf16 (inputs of products are rounded, sums are f32)
+  std::string optimizer = "adamw";   ///< adamw, sgd, adafactor
+  double momentum = 0.9;             ///< sgd and adafactor; 0: none
+  bool bf16_momentum = false;        ///< first moment or momentum kept in bfloat16
+  std::int64_t factored_above = 32;  ///< adafactor: the smallest of two axes that are factored has at least so many
+  std::string frozen;                ///< pattern of the parameters that keep their values; "": none
+  double average_decay = 0;          ///< running average of the weights; 0: none
   std::int64_t batch = 4096;
   std::int64_t leaf_images = 8;
   std::int64_t seed = 0;
@@ -32,7 +43,11 @@ struct RunConfig {
   double weight_decay = 0.1;
   std::string weight_decay_pattern = "/kernel$";  ///< names of the parameters that decay
   double clip_norm = 1.0;                         ///< 0: off
-  std::string schedule = "linear";                ///< constant, linear, cosine, rsqrt
+  std::string schedule = "linear";                ///< constant, linear, cosine, polynomial, exponential, rsqrt
+  double power = 1;                               ///< of polynomial
+  double decay_rate = 0.1;                        ///< of exponential: factor per transition_steps
+  double transition_steps = 0.1;                  ///< of exponential; like warmup
+  bool staircase = false;                         ///< of exponential: in steps
   double learning_rate = 1e-3;
   double final_learning_rate = 1e-5;
   double warmup = 0.1;  ///< below 1: share of the steps; from 1: steps
@@ -49,6 +64,7 @@ struct RunConfig {
   // the rest of the run
   std::vector<std::filesystem::path> data;
   std::filesystem::path run_dir;
+  std::filesystem::path init_from;  ///< a checkpoint whose parameters the run starts with (train/initial_weights.hpp)
   bool resume = false;
   std::int64_t save_every = 0;  ///< steps; 0: at the end only
   std::int64_t keep_last = 2;
@@ -63,6 +79,8 @@ std::int64_t total_steps(const RunConfig& config, std::int64_t examples);
 /// warmup or cooldown as steps.
 std::int64_t steps_of_share(double share, std::int64_t total);
 
+/// "constant", "linear" ...
+std::vector<std::string> schedule_names();
 Schedule make_schedule(const RunConfig& config, std::int64_t total);
 OptimizerConfig make_optimizer(const RunConfig& config);
 Loss make_loss(const RunConfig& config);

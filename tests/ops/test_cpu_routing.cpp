@@ -40,7 +40,7 @@ VerbCase router_case(const Sizes& s, const Options& o) {
             OwnedTensor clean(real, logits.shape()), gates(real, logits.shape()),
                 selected(Dtype::i32, {groups, s.tokens, s.choices}), slot(Dtype::i32, {groups, s.tokens, s.choices}),
                 gate(real, {groups, s.tokens, s.choices}), importance(real, {groups}), load(real, {groups}),
-                gshard(real, {groups}), dlogits(real, logits.shape()), plain(real, logits.shape());
+                gshard(real, {groups}), z(real, {groups}), dlogits(real, logits.shape()), plain(real, logits.shape());
             RouteTopK route{.logits = logits,
                             .noise = {},
                             .noise_std = sigma,
@@ -60,7 +60,8 @@ VerbCase router_case(const Sizes& s, const Options& o) {
                                        .valid = {},
                                        .importance = importance,
                                        .load = load,
-                                       .gshard = gshard};
+                                       .gshard = gshard,
+                                       .z = z};
             RouterBackward backward{.dgate = dgate,
                                     .logits = logits,
                                     .noise = {},
@@ -71,16 +72,17 @@ VerbCase router_case(const Sizes& s, const Options& o) {
                                     .importance_scale = 0.5,
                                     .load_scale = 0.7,
                                     .gshard_scale = 0.9,
+                                    .z_scale = 0.3,
                                     .dlogits = dlogits};
             if (o.noise) route.noise = losses.noise = backward.noise = noise;
             if (o.masked) route.valid = losses.valid = valid;
             ops.route_top_k(route);
             ops.router_losses_forward(losses);
             ops.router_backward(backward);
-            backward.importance_scale = backward.load_scale = backward.gshard_scale = 0.0;
+            backward.importance_scale = backward.load_scale = backward.gshard_scale = backward.z_scale = 0.0;
             backward.dlogits = plain;
             ops.router_backward(backward);
-            return {selected, slot, clean, gates, gate, importance, load, gshard, dlogits, plain};
+            return {selected, slot, clean, gates, gate, importance, load, gshard, z, dlogits, plain};
           }};
 }
 
@@ -125,13 +127,14 @@ VerbCase rows_case(const Sizes& s, bool in_place) {
         ops.gather_rows_backward(gather);
         ops.combine_rows_forward(combine);
         ops.combine_rows_backward(backward);
-        OwnedTensor assigned(Dtype::i64, {s.experts}), kept(Dtype::i64, {s.experts});
+        OwnedTensor assigned(Dtype::i64, {s.experts}), kept(Dtype::i64, {s.experts}), processed(Dtype::i64, {1});
         ops.count_assignments({.selected = selected.view().view(flat),
                                .slot = slot.view().view(flat),
                                .capacity = s.capacity,
                                .assigned = assigned,
-                               .kept = kept});
-        return {source, row, assigned, kept, gathered, dx, y, d_o, dgate};
+                               .kept = kept,
+                               .processed = processed});
+        return {source, row, assigned, kept, processed, gathered, dx, y, d_o, dgate};
       }};
 }
 

@@ -14,7 +14,7 @@ VerbCase losses_case(std::int64_t images, std::int64_t classes) {
   return {
       case_name("losses", {images, classes}), [=](Ops& ops) -> std::vector<OwnedTensor> {
         const Dtype real = ops.real();
-        auto labels = random_integers(Dtype::i32, {images}, 1, classes);
+        auto labels = random_integers(Dtype::i32, {images, 1}, 1, classes);
         if (images > 2) labels.set(1, -1), labels.set(2, static_cast<double>(classes));
         const auto logits = random_tensor(real, {images, classes}, 2, 4.0);
         OwnedTensor targets(real, {images, classes}), softmax(real, {images}), sigmoid(real, {images}),

@@ -36,7 +36,7 @@ Routing route(Ops& ops, const OwnedTensor& logits, const OwnedTensor& noise, dou
 Tensors losses(Ops& ops, const OwnedTensor& logits, const OwnedTensor& noise, double sigma, const Routing& r,
                const OwnedTensor& valid = {}) {
   Tensors out;
-  for (const char* name : {"importance", "load", "gshard"})
+  for (const char* name : {"importance", "load", "gshard", "z"})
     out[name] = OwnedTensor(ops.real(), Shape{logits.shape()[0]});
   ops.router_losses_forward({.logits = logits,
                              .noise = noise,
@@ -47,7 +47,8 @@ Tensors losses(Ops& ops, const OwnedTensor& logits, const OwnedTensor& noise, do
                              .valid = valid,
                              .importance = out["importance"],
                              .load = out["load"],
-                             .gshard = out["gshard"]});
+                             .gshard = out["gshard"],
+                             .z = out["z"]});
   return out;
 }
 
@@ -250,13 +251,13 @@ TEST_F(ReferenceRouter, LossesLeavePaddingOut) {
   const Routing few_r = route(*ops_, few, few_noise, 0.3, 2);
   Tensors l = losses(*ops_, logits, noise, 0.3, r, valid), all = losses(*ops_, logits, noise, 0.3, r);
   Tensors expected = losses(*ops_, few, few_noise, 0.3, few_r);
-  for (const char* name : {"importance", "load", "gshard"}) {
+  for (const char* name : {"importance", "load", "gshard", "z"}) {
     EXPECT_TRUE(same_bits(l[name], expected[name])) << name;
     EXPECT_NE(l[name].get(0), all[name].get(0)) << name;
   }
   const OwnedTensor none(Dtype::u8, {1, tokens}, {0, 0, 0, 0, 0});
   l = losses(*ops_, logits, noise, 0.3, route(*ops_, logits, noise, 0.3, 2, TokenOrder::vanilla, none), none);
-  for (const char* name : {"importance", "load", "gshard"}) EXPECT_EQ(l[name].get(0), 0.0) << name;
+  for (const char* name : {"importance", "load", "gshard", "z"}) EXPECT_EQ(l[name].get(0), 0.0) << name;
 }
 
 // --- the whole sparse path: route, gather, experts of one factor per row, combine, losses

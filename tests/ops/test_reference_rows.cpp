@@ -92,10 +92,12 @@ TEST_F(ReferenceRows, DroppedAssignmentsAndEmptyRowsGiveZeros) {
 
 TEST_F(ReferenceRows, CountsAssignmentsAndThoseThatFit) {
   const OwnedTensor selected(Dtype::i32, {3, 2}, {0, 1, 0, 1, 0, 3}), slot(Dtype::i32, {3, 2}, {0, 0, 1, -1, 2, 0});
-  OwnedTensor assigned(Dtype::i64, {4}), kept(Dtype::i64, {4});
-  ops_->count_assignments({.selected = selected, .slot = slot, .capacity = 2, .assigned = assigned, .kept = kept});
+  OwnedTensor assigned(Dtype::i64, {4}), kept(Dtype::i64, {4}), processed(Dtype::i64, {1});
+  ops_->count_assignments(
+      {.selected = selected, .slot = slot, .capacity = 2, .assigned = assigned, .kept = kept, .processed = processed});
   EXPECT_EQ(assigned.values(), (std::vector<double>{3, 1, 0, 1}));
   EXPECT_EQ(kept.values(), (std::vector<double>{2, 1, 0, 1}));
+  EXPECT_EQ(processed.get(0), 3);
 }
 
 }  // namespace

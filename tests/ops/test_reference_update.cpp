@@ -25,7 +25,7 @@ class ReferenceUpdate : public ::testing::Test {
 // --- losses ----------------------------------------------------------------------------------------------------------
 
 TEST_F(ReferenceUpdate, OneHotOfALabelOutsideIsAllOff) {
-  const OwnedTensor labels(Dtype::i32, {3}, {2, -1, 4});
+  const OwnedTensor labels(Dtype::i32, {3, 1}, {2, -1, 4});
   OwnedTensor targets = empty({3, 4});
   ops_->one_hot({.labels = labels, .targets = targets});
   EXPECT_EQ(targets.values(), (std::vector<double>{0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0}));
@@ -37,7 +37,7 @@ TEST_F(ReferenceUpdate, SoftmaxCrossEntropyOfProbabilitiesIsTheirLog) {
   const double p[] = {.1, .9, .2, .8, .3, .7, .4, .6};
   OwnedTensor logits = empty({4, 2}), targets = empty({4, 2}), loss = empty({4}), dlogits = empty({4, 2});
   for (std::int64_t i = 0; i < 8; ++i) logits.set(i, std::log(p[i]));
-  const OwnedTensor labels(Dtype::i32, {4}, {0, 0, 1, 1});
+  const OwnedTensor labels(Dtype::i32, {4, 1}, {0, 0, 1, 1});
   ops_->one_hot({.labels = labels, .targets = targets});
   ops_->softmax_cross_entropy({.logits = logits, .targets = targets, .scale = 0.5, .loss = loss, .dlogits = dlogits});
   const double expected[] = {.1, .2, .7, .6};

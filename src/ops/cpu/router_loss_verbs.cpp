@@ -89,6 +89,15 @@ void first_choices(const Group& g, double* share) {
   for (std::int64_t e = 0; e < g.experts; ++e) share[e] /= count;
 }
 
+/// log of the sum of exp of the token's logits, without noise.
+double log_sum_exp(const Group& g, std::int64_t s) {
+  const float* const z = g.logits + s * g.experts;
+  const auto top = static_cast<double>(*std::max_element(z, z + g.experts));
+  double total = 0.0;
+  for (std::int64_t e = 0; e < g.experts; ++e) total += std::exp(static_cast<double>(z[e]) - top);
+  return top + std::log(total);
+}
+
 struct Spread {
   double mean;
   double variance;
@@ -150,6 +159,7 @@ void CpuOps::run(const RouterLossesForward& a) {
     double importance = 0.0;
     double load = 0.0;
     double gshard = 0.0;
+    double z = 0.0;
     const double count = g.count();
     if (count > 0.0) {
       sum_gates(g, g.gates_clean, totals);
@@ -158,6 +168,10 @@ void CpuOps::run(const RouterLossesForward& a) {
       first_choices(g, shares);
       for (std::int64_t e = 0; e < experts; ++e) gshard += shares[e] * totals[e];
       gshard *= static_cast<double>(experts) / count;
+      for (std::int64_t s = 0; s < g.tokens; ++s) {
+        const double size = g.counts(s) ? log_sum_exp(g, s) : 0.0;
+        z += size * size / count;
+      }
       if (g.noise != nullptr) {
         mean_load(g, totals);
         load = squared_variation(totals, experts);
@@ -166,6 +180,7 @@ void CpuOps::run(const RouterLossesForward& a) {
     a.importance.as<float>()[group] = static_cast<float>(importance);
     a.load.as<float>()[group] = static_cast<float>(load);
     a.gshard.as<float>()[group] = static_cast<float>(gshard);
+    a.z.as<float>()[group] = static_cast<float>(z);
   });
 }
 
@@ -205,6 +220,10 @@ void CpuOps::run(const RouterBackward& a) {
       add_softmax_backward(g.gates + s * experts, dgates, dz, experts);
       if (a.importance_scale != 0.0) add_softmax_backward(g.gates_clean + s * experts, importance, dz, experts);
       if (loaded) add_load_backward(g, s, load, dz);
+      if (a.z_scale != 0.0) {
+        const double slope = 2.0 * a.z_scale / static_cast<double>(g.tokens) * log_sum_exp(g, s);
+        for (std::int64_t e = 0; e < experts; ++e) dz[e] += slope * static_cast<double>(g.gates_clean[s * experts + e]);
+      }
       for (std::int64_t e = 0; e < experts; ++e) dlogits[s * experts + e] = static_cast<float>(dz[e]);
     }
   });

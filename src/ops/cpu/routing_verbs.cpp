@@ -160,13 +160,22 @@ void CpuOps::run(const CountAssignments& a) {
   std::int64_t* const kept = a.kept.as<std::int64_t>();
   std::fill_n(assigned, a.assigned.elements(), 0);
   std::fill_n(kept, a.kept.elements(), 0);
-  for (std::int64_t i = 0; i < a.selected.elements(); ++i) {
-    const std::int32_t slot = a.slot.as<std::int32_t>()[i];
-    if (slot < 0) continue;
-    const std::int32_t expert = a.selected.as<std::int32_t>()[i];
-    ++assigned[expert];
-    if (slot < a.capacity) ++kept[expert];
+  const std::int64_t choices = a.selected.shape[1];
+  std::int64_t processed = 0;
+  for (std::int64_t token = 0; token < a.selected.shape[0]; ++token) {
+    bool any = false;
+    for (std::int64_t i = token * choices; i < (token + 1) * choices; ++i) {
+      const std::int32_t slot = a.slot.as<std::int32_t>()[i];
+      if (slot < 0) continue;
+      const std::int32_t expert = a.selected.as<std::int32_t>()[i];
+      ++assigned[expert];
+      if (slot >= a.capacity) continue;
+      ++kept[expert];
+      any = true;
+    }
+    processed += any ? 1 : 0;
   }
+  a.processed.as<std::int64_t>()[0] = processed;
 }
 
 }  // namespace vitrail::cpu

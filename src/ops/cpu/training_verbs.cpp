@@ -19,13 +19,16 @@ constexpr std::int64_t kElements = 1 << 14;  // of a unit of work
 
 void CpuOps::run(const OneHot& a) {
   const std::int64_t classes = a.targets.shape[1];
+  const std::int64_t labels = a.labels.shape[1];
   const auto on = static_cast<float>(a.on);
   const auto off = static_cast<float>(a.off);
   for_each_unit(threads_, a.targets.shape[0], [&](std::int64_t image, int) {
     float* const targets = a.targets.as<float>() + image * classes;
     std::fill_n(targets, classes, off);
-    const std::int32_t label = a.labels.as<std::int32_t>()[image];
-    if (label >= 0 && label < classes) targets[label] = on;
+    for (std::int64_t i = 0; i < labels; ++i) {
+      const std::int32_t label = a.labels.as<std::int32_t>()[image * labels + i];
+      if (label >= 0 && label < classes) targets[label] = on;
+    }
   });
 }
 

@@ -1,5 +1,7 @@
 // Targets, losses and predictions.
 
+#include <algorithm>
+
 #include "ops/reference/numbers.hpp"
 #include "ops/reference/reference.hpp"
 
@@ -14,13 +16,15 @@ T log_sigmoid(T a) {
 
 }  // namespace
 
-// targets[i,c] = on if c = labels[i], else off
+// targets[i,c] = on if c is one of labels[i], else off
 template <class T>
 void one_hot(const OneHot& a) {
-  const std::int64_t images = a.targets.shape[0], classes = a.targets.shape[1];
-  for (std::int64_t i = 0; i < images; ++i)
+  const std::int64_t images = a.targets.shape[0], classes = a.targets.shape[1], labels = a.labels.shape[1];
+  for (std::int64_t i = 0; i < images; ++i) {
+    const std::int32_t* label = a.labels.as<std::int32_t>() + i * labels;
     for (std::int64_t c = 0; c < classes; ++c)
-      a.targets.as<T>()[i * classes + c] = a.labels.as<std::int32_t>()[i] == c ? a.on : a.off;
+      a.targets.as<T>()[i * classes + c] = std::count(label, label + labels, c) > 0 ? a.on : a.off;
+  }
 }
 
 // loss = sum over c of y_c (log_sum_exp(logits) - logits_c);  dlogits = scale (softmax(logits) sum(y) - y)

@@ -131,6 +131,27 @@ T gshard_loss(const Group<T>& g) {
   return static_cast<double>(g.experts) * sum;
 }
 
+// mean over tokens of (log of sum over e of exp(z[s,e]))^2
+template <class T>
+T z_loss(const Group<T>& g) {
+  T sum{};
+  for (std::int64_t s = 0; s < g.tokens; ++s) {
+    if (!g.takes_part(s)) continue;
+    const T size = log_sum_exp(g.logits + s * g.experts, g.experts);
+    sum += size * size;
+  }
+  return sum / g.count();
+}
+
+// dz[s,e] += scale * 2 / S * log_sum_exp(z[s]) * gates_clean[s,e]
+template <class T>
+void add_z_backward(const Group<T>& g, double scale, T* dz) {
+  for (std::int64_t s = 0; s < g.tokens; ++s) {
+    const T slope = 2.0 * scale / static_cast<double>(g.tokens) * log_sum_exp(g.logits + s * g.experts, g.experts);
+    for (std::int64_t e = 0; e < g.experts; ++e) dz[s * g.experts + e] += slope * g.gates_clean[s * g.experts + e];
+  }
+}
+
 // dz[s,i] += p[s,i] (dp[s,i] - sum over e of p[s,e] dp[s,e]) for one token, p = softmax(z)
 template <class T>
 void add_softmax_backward(const T* p, const T* dp, T* dz, std::int64_t experts) {
@@ -173,7 +194,8 @@ void add_gates_backward(const Group<T>& g, const T* dgate, double gshard_scale, 
 
 }  // namespace
 
-// importance = CV2(sum of gates_clean);  load = CV2(mean of p);  gshard = E sum of top1 mean(gates)
+// importance = CV2(sum of gates_clean);  load = CV2(mean of p);  gshard = E sum of top1 mean(gates);
+// z = mean of log_sum_exp(logits)^2
 template <class T>
 void router_losses_forward(const RouterLossesForward& a) {
   for (std::int64_t i = 0; i < a.logits.shape[0]; ++i) {
@@ -183,10 +205,11 @@ void router_losses_forward(const RouterLossesForward& a) {
     a.importance.as<T>()[i] = any ? squared_variation(importance_of(g)) : T{};
     a.load.as<T>()[i] = any && g.noise != nullptr ? squared_variation(load_of(g)) : T{};
     a.gshard.as<T>()[i] = any ? gshard_loss(g) : T{};
+    a.z.as<T>()[i] = any ? z_loss(g) : T{};
   }
 }
 
-// dz = through dgate + importance_scale dz_importance + load_scale dz_load + gshard_scale dz_gshard
+// dz = through dgate + importance_scale dz_importance + load_scale dz_load + gshard_scale dz_gshard + z_scale dz_z
 template <class T>
 void router_backward(const RouterBackward& a) {
   std::fill(a.dlogits.as<T>(), a.dlogits.as<T>() + a.dlogits.elements(), T{});
@@ -201,6 +224,7 @@ void router_backward(const RouterBackward& a) {
         add_softmax_backward(g.gates_clean + s * g.experts, dv.data(), dz + s * g.experts, g.experts);
     }
     if (a.load_scale != 0.0 && g.noise != nullptr) add_load_backward(g, a.load_scale, dz);
+    if (a.z_scale != 0.0) add_z_backward(g, a.z_scale, dz);
   }
 }
 

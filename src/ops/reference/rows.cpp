@@ -99,17 +99,27 @@ void combine_rows_backward(const CombineRowsBackward& a) {
 }
 
 // assigned[e] = number of assignments to e with slot >= 0;  kept[e] = those with slot < C
+// processed = number of tokens with a kept one
 template <class T>
 void count_assignments(const CountAssignments& a) {
   auto *assigned = a.assigned.as<std::int64_t>(), *kept = a.kept.as<std::int64_t>();
   std::fill(assigned, assigned + a.assigned.elements(), std::int64_t{0});
   std::fill(kept, kept + a.kept.elements(), std::int64_t{0});
-  for (std::int64_t i = 0; i < a.selected.elements(); ++i) {
-    const std::int32_t expert = a.selected.as<std::int32_t>()[i], slot = a.slot.as<std::int32_t>()[i];
-    if (slot < 0) continue;
-    ++assigned[expert];
-    if (slot < a.capacity) ++kept[expert];
+  const std::int64_t tokens = a.selected.shape[0], choices = a.selected.shape[1];
+  std::int64_t processed = 0;
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    bool any = false;
+    for (std::int64_t i = t * choices; i < (t + 1) * choices; ++i) {
+      const std::int32_t expert = a.selected.as<std::int32_t>()[i], slot = a.slot.as<std::int32_t>()[i];
+      if (slot < 0) continue;
+      ++assigned[expert];
+      if (slot >= a.capacity) continue;
+      ++kept[expert];
+      any = true;
+    }
+    processed += any ? 1 : 0;
   }
+  a.processed.as<std::int64_t>()[0] = processed;
 }
 
 VITRAIL_REFERENCE_VERB(map_slots, MapSlots)
