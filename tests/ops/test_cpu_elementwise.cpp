@@ -109,12 +109,19 @@ TEST(CpuDropout, DecidesByTheIndexAndNotByThePlace) {
 TEST(CpuDropout, HasTheFactorsOfTheMaskRoundedOnce) {
   const auto ops = make_cpu_ops(2);
   for (const double rate : {1e-9, 0.3, 0.5, 0.99, 1 - 0x1p-53}) {
-    const DropoutDraw draw = draw_of(rate);
-    OwnedTensor y(Dtype::f32, {30011});
-    ops->dropout({.x = {}, .residual = {}, .draw = draw, .y = y});
-    for (std::int64_t i = 0; i < y.elements(); ++i) {
-      const double factor = DropoutMask(draw).factor(1003 + static_cast<std::uint64_t>(i));
-      ASSERT_EQ(y.as<float>()[i], static_cast<float>(factor)) << rate << ", element " << i;
+    for (std::uint64_t first :
+         {std::uint64_t{0}, std::uint64_t{1003}, (std::uint64_t{1} << 34) - 130, ~std::uint64_t{0} / 2}) {
+      DropoutDraw draw = draw_of(rate);
+      draw.first = first;
+      const DropoutMask mask(draw);
+      for (const std::int64_t n : {1, 3, 33, 257, 3000}) {
+        OwnedTensor y(Dtype::f32, {n});
+        ops->dropout({.x = {}, .residual = {}, .draw = draw, .y = y});
+        for (std::int64_t i = 0; i < n; ++i) {
+          const auto expected = static_cast<float>(mask.factor(first + static_cast<std::uint64_t>(i)));
+          ASSERT_EQ(y.as<float>()[i], expected) << rate << ", element " << i << " of " << n << " from " << first;
+        }
+      }
     }
   }
 }
