@@ -8,7 +8,8 @@ namespace vitrail {
 
 /// One training pass with all gradients, one evaluation pass.
 void run_golden_model(const GoldenBackend& backend, const GoldenFile& file, GoldenReport& report);
-/// Capacities; choices, slots, dispatch and combine from given gates; losses and gradients of the noisy router.
+/// Capacities; choices of tokens or experts, slots, dispatch and combine from given gates; losses and gradients of the
+/// noisy router.
 void run_golden_router(const GoldenBackend& backend, const GoldenFile& file, GoldenReport& report);
 /// Updates from given gradients.
 void run_golden_optimizer(const GoldenBackend& backend, const GoldenFile& file, GoldenReport& report);

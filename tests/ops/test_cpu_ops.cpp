@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/ops/leaf_parts.hpp"
 #include "tests/ops/verb_cases.hpp"
 
 namespace vitrail::testing {
@@ -14,7 +15,7 @@ namespace {
 
 std::vector<VerbCase> all_cases() {
   std::vector<VerbCase> cases = dense_cases();
-  for (auto* more : {token_cases, routing_cases, training_cases, elementwise_cases}) {
+  for (auto* more : {token_cases, routing_cases, soft_router_cases, training_cases, elementwise_cases}) {
     for (VerbCase& one : more()) cases.push_back(std::move(one));
   }
   return cases;
@@ -27,11 +28,27 @@ struct Tolerance {
   double relative;
 };
 constexpr Tolerance kTolerances[] = {
-    {"linear", 2e-6},          {"mlp", 4e-6},        {"qkv", 2e-6},       {"images", 0.0},
-    {"embed_tokens", 1e-6},    {"layernorm", 2e-6},  {"attention", 4e-6}, {"tanh_and_tokens", 3e-7},
-    {"router", 3e-6},          {"rows", 1e-6},       {"losses", 1e-6},    {"update", 5e-7},
-    {"mean_tokens", 1e-6},     {"mix_images", 3e-7}, {"dropout", 3e-7},   {"bf16", 3e-7},
+    {"linear", 2e-6},
+    {"mlp", 4e-6},
+    {"qkv", 2e-6},
+    {"images", 0.0},
+    {"embed_tokens", 1e-6},
+    {"layernorm", 2e-6},
+    {"attention", 4e-6},
+    {"tanh_and_tokens", 3e-7},
+    {"router", 3e-6},
+    {"rows", 1e-6},
+    {"losses", 1e-6},
+    {"update", 5e-7},
+    {"mean_tokens", 1e-6},
+    {"mix_images", 3e-7},
+    {"dropout", 3e-7},
+    {"bf16", 3e-7},
     {"running_average", 3e-7},
+    {"choice", 1e-6},
+    {"given", 1e-6},
+    {"normalized", 1e-6},
+    {"soft", 4e-6},
 };
 double tolerance_of(const std::string& name) {
   for (const Tolerance& tolerance : kTolerances) {
@@ -71,28 +88,6 @@ INSTANTIATE_TEST_SUITE_P(All, CpuVerb, ::testing::ValuesIn(all_cases()),
                          [](const auto& one) { return one.param.name; });
 
 // --- leaves and experts ----------------------------------------------------------------------------------------------
-
-/// Leaf `leaf` of a tensor [leaves ...], or expert `expert` of it when it is [leaves E ...].
-OwnedTensor part(const OwnedTensor& whole, int axis, std::int64_t index, std::int64_t count = 1) {
-  std::vector<std::int64_t> lengths(whole.shape().lengths().begin(), whole.shape().lengths().end());
-  std::int64_t outer = 1, inner = 1;
-  for (int i = 0; i < axis; ++i) outer *= lengths[static_cast<std::size_t>(i)];
-  for (int i = axis + 1; i < whole.shape().axes(); ++i) inner *= lengths[static_cast<std::size_t>(i)];
-  const std::int64_t length = lengths[static_cast<std::size_t>(axis)];
-  lengths[static_cast<std::size_t>(axis)] = count;
-  OwnedTensor cut(whole.dtype(), Shape(std::span<const std::int64_t>(lengths)));
-  for (std::int64_t o = 0; o < outer; ++o) {
-    for (std::int64_t i = 0; i < count * inner; ++i)
-      cut.set(o * count * inner + i, whole.get((o * length + index) * inner + i));
-  }
-  return cut;
-}
-
-OwnedTensor sum(const OwnedTensor& a, const OwnedTensor& b) {
-  OwnedTensor total = a;
-  for (std::int64_t i = 0; i < a.elements(); ++i) total.as<float>()[i] = a.as<float>()[i] + b.as<float>()[i];
-  return total;
-}
 
 struct MlpInputs {
   OwnedTensor x, dy, w1, b1, w2, b2, hidden_mask;
