@@ -14,7 +14,7 @@ namespace {
 
 std::vector<VerbCase> all_cases() {
   std::vector<VerbCase> cases = dense_cases();
-  for (auto* more : {token_cases, routing_cases, training_cases}) {
+  for (auto* more : {token_cases, routing_cases, training_cases, update_cases}) {
     for (VerbCase& one : more()) cases.push_back(std::move(one));
   }
   return cases;
@@ -29,7 +29,7 @@ struct Tolerance {
 constexpr Tolerance kTolerances[] = {
     {"linear", 2e-6},       {"mlp", 4e-6},       {"qkv", 2e-6},       {"images", 0.0},
     {"embed_tokens", 1e-6}, {"layernorm", 2e-6}, {"attention", 4e-6}, {"tanh_and_tokens", 3e-7},
-    {"router", 3e-6},       {"rows", 1e-6},      {"losses", 1e-6},    {"update", 5e-7},
+    {"router", 3e-6},       {"rows", 1e-6},      {"losses", 1e-6},    {"update", 5e-7},    {"sgd", 5e-7},      {"adafactor", 5e-6},
 };
 double tolerance_of(const std::string& name) {
   for (const Tolerance& tolerance : kTolerances) {
