@@ -41,6 +41,7 @@ Metrics Evaluator::run(const VitMoeParams& params, const Ranks& ranks, Loss loss
       device_.zero(acts_.labels);
     }
     if (count > 0) fetch(first, count, acts_);
+    acts_.random = layout_.randomness(config_, 0, 0, pass_begin / per_pass);  // of random orders and choices
     pass(params, ranks, loss, count);
     collector.add_pass(acts_, count);
   }
