@@ -270,20 +270,45 @@ std::string any_pattern(const Json& json) {
   return any;
 }
 
+/// Is state of this dtype kept in bfloat16?
+bool is_bf16(ConfigKeys& keys, const std::string& key) {
+  const std::string dtype = keys.string(key, "float32");
+  keys.expect(dtype == "float32" || dtype == "bfloat16", key, dtype);
+  return dtype == "bfloat16";
+}
+
+/// The optimizer itself, without what stands before and after it.
+void parse_rule(ConfigKeys& keys, OptimizerConfig& optimizer) {
+  const std::string name = keys.at("name").as_string();
+  keys.expect(name == "adam" || name == "sgd" || name == "big_vision_adafactor", "name", name);
+  if (name == "adam") {
+    optimizer.beta1 = keys.real("b1", 0.9);
+    optimizer.beta2 = keys.real("b2", 0.999);
+    optimizer.epsilon = keys.real("eps", 1e-8);
+    optimizer.bf16_momentum = is_bf16(keys, "mu_dtype");
+  } else if (name == "sgd") {
+    optimizer.kind = OptimizerKind::sgd;
+    optimizer.momentum = keys.real("momentum", 0);
+    optimizer.bf16_momentum = is_bf16(keys, "accumulator_dtype");
+    keys.expect(!keys.boolean("nesterov", false), "nesterov", "true");
+  } else {
+    optimizer.kind = OptimizerKind::adafactor;
+    optimizer.momentum = keys.real("momentum", keys.has("momentum") ? 0 : 0.9);  // null: none
+    optimizer.bf16_momentum = is_bf16(keys, "momentum_dtype");
+    optimizer.factored_above = keys.integer("min_dim_size_to_factor", 32);
+    optimizer.decay_exponent = keys.real("decay_rate", 0.8);
+    optimizer.decay_rate_max = keys.real("decay_rate_max", 0.999);
+    optimizer.square_epsilon = keys.real("eps", 1e-30);
+  }
+}
+
 }  // namespace
 
 GoldenOptimizer golden_optimizer(const Json& json, const std::string& path, std::int64_t total_steps) {
   ConfigKeys keys(json, path);
   GoldenOptimizer golden;
   OptimizerConfig& optimizer = golden.optimizer;
-  const std::string name = keys.at("name").as_string();
-  keys.expect(name == "adam", "name", name);
-  optimizer.beta1 = keys.real("b1", 0.9);
-  optimizer.beta2 = keys.real("b2", 0.999);
-  optimizer.epsilon = keys.real("eps", 1e-8);
-  const std::string moment = keys.string("mu_dtype", "float32");
-  keys.expect(moment == "float32" || moment == "bfloat16", "mu_dtype", moment);
-  optimizer.bf16_moment = moment == "bfloat16";
+  parse_rule(keys, optimizer);
   if (const Json* const decay = keys.find("weight_decay")) {
     optimizer.decay = decay->is_number() ? std::vector<PatternValue>{{"", decay->as_real()}}
                                          : pattern_values(*decay, keys.path_to("weight_decay"));

@@ -123,7 +123,8 @@ void run_golden_trajectory(const GoldenBackend& backend, const GoldenFile& file,
                report);
   const std::vector<double> rates = file.reals("/learning_rate");
   report.compare("/learning_rate", trajectory.learning_rates().values, rates, largest_magnitude(rates), 1e-9);
-  trajectory.compare_parameters(tolerances.trajectories, true, report);
+  const bool divides_round_off = optimizer.optimizer.kind != OptimizerKind::sgd;
+  trajectory.compare_parameters(tolerances.trajectories, divides_round_off, report);
 }
 
 }  // namespace vitrail

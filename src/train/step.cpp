@@ -74,8 +74,8 @@ StepReport Trainer::step(const NextPass& next_pass) {
   }
 
   std::vector<double> expert_sums;
-  const std::vector<double> dense_sums = s.dense->adamw.square_sums(s.ops, s.dense->sync.slice());
-  if (s.expert) expert_sums = s.expert->adamw.square_sums(s.ops, s.expert->sync.slice());
+  const std::vector<double> dense_sums = s.dense->optimizer.square_sums(s.ops, s.dense->sync.slice());
+  if (s.expert) expert_sums = s.expert->optimizer.square_sums(s.ops, s.expert->sync.slice());
   report.metrics = collector_.finish(s.ranks.world);
   report.gradient_norm = norm_(s.ranks.world, dense_sums, expert_sums);
   expect_finite(report);
@@ -84,9 +84,7 @@ StepReport Trainer::step(const NextPass& next_pass) {
   report.clipped = clip != 1.0;
   for (ParameterShare* share : {s.dense ? &*s.dense : nullptr, s.expert ? &*s.expert : nullptr}) {
     if (share == nullptr) continue;
-    const FlatSlice& mine = share->adamw.slice();
-    share->adamw.update(s.ops, share->sync.slice(), clip, report.learning_rate, report.step,
-                        share->values.slice(mine.begin, mine.count));
+    share->optimizer.update(s.ops, share->sync.slice(), clip, report.learning_rate, report.step, share->mine());
     share->sync.publish(share->values);
   }
   s.step = report.step;

@@ -15,7 +15,7 @@ namespace {
 
 std::vector<VerbCase> all_cases() {
   std::vector<VerbCase> cases = dense_cases();
-  for (auto* more : {token_cases, routing_cases, soft_router_cases, training_cases, elementwise_cases}) {
+  for (auto* more : {token_cases, routing_cases, soft_router_cases, training_cases, update_cases, elementwise_cases}) {
     for (VerbCase& one : more()) cases.push_back(std::move(one));
   }
   return cases;
@@ -49,6 +49,8 @@ constexpr Tolerance kTolerances[] = {
     {"given", 1e-6},
     {"normalized", 1e-6},
     {"soft", 4e-6},
+    {"sgd", 5e-7},
+    {"adafactor", 5e-6},
 };
 double tolerance_of(const std::string& name) {
   for (const Tolerance& tolerance : kTolerances) {

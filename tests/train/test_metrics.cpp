@@ -38,8 +38,8 @@ TEST(GlobalNorm, IsTheRootOfAllBlockSums) {
     }
   }
   const GlobalNorm norm(state);
-  const double found = norm(*world, state.dense->adamw.square_sums(*ops, state.dense->values),
-                            state.expert->adamw.square_sums(*ops, state.expert->values));
+  const double found = norm(*world, state.dense->optimizer.square_sums(*ops, state.dense->values),
+                            state.expert->optimizer.square_sums(*ops, state.expert->values));
   EXPECT_NEAR(found, std::sqrt(sum), 1e-9 * found);
   EXPECT_GT(found, 1);
 }
