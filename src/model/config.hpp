@@ -110,8 +110,9 @@ struct ModelConfig {
 /// odd index. Error (usage) for another name.
 std::vector<std::int64_t> moe_blocks_by_name(const std::string& name, std::int64_t blocks);
 
-/// Useful floating-point operations of one image's forward pass, two per multiply-add; experts work on
-/// K * capacity_factor slots per token. [V-MoE]
+/// Floating-point operations of one image's forward pass, two per multiply-add; norms, softmax, GELU and means are left
+/// out. Experts work on so many slots per token: top_k K * factor, experts_choice factor, soft and a capacity in slots
+/// E * C / S. [V-MoE]
 double forward_flops_per_image(const ModelConfig& config);
 
 }  // namespace vitrail
