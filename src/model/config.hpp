@@ -38,6 +38,7 @@ enum class RouterKind : std::uint8_t {
 
 /// How many slots an expert offers to a group. Exactly one of factor and slots is set. [V-MoE]
 struct Capacity {
+  friend bool operator==(const Capacity&, const Capacity&) = default;
   enum class Rounding : std::uint8_t { ceil, nearest, floor };
   std::optional<double> factor = 1.05;
   std::optional<std::int64_t> slots;
@@ -50,6 +51,8 @@ std::int64_t slots_per_expert(const Capacity& capacity, std::int64_t group_token
                               std::int64_t experts);
 
 struct RouterConfig {
+  friend bool operator==(const RouterConfig&, const RouterConfig&) = default;
+
   RouterKind kind = RouterKind::top_k;
   std::int64_t selected = 2;  ///< K; top_k only
   std::int64_t group_images = 8;
@@ -69,6 +72,8 @@ struct RouterConfig {
 };
 
 struct ModelConfig {
+  friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
+
   std::int64_t image_height = 224;
   std::int64_t image_width = 224;
   std::int64_t channels = 3;

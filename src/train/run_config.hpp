@@ -16,6 +16,8 @@
 namespace vitrail {
 
 struct RunConfig {
+  friend bool operator==(const RunConfig&, const RunConfig&) = default;
+
   // numerics: another value gives another result
   ModelConfig model;
   std::string moe = "every-2";  ///< names model.moe_blocks

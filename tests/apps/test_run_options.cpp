@@ -7,7 +7,6 @@
 #include <gtest/gtest.h>
 
 #include "apps/run_options.hpp"
-#include "model/planner.hpp"
 #include "train/presets.hpp"
 
 namespace vitrail {
@@ -56,9 +55,7 @@ TEST_F(RunOptionsTest, EveryPresetIsPrintedAndReadBackAsTheSame) {
     for (const char* below : {"fmnist", "v-moe-15b", "v-moe-b16-every2-cifar10-finetune"}) {
       const Read again = read({"--preset", below, "--config", file});
       EXPECT_EQ(again.printed, first.printed) << "over " << below;
-      EXPECT_EQ(plan_model(again.run.model).parameters, plan_model(first.run.model).parameters);
-      EXPECT_EQ(plan_model(again.run.model).forward_flops, plan_model(first.run.model).forward_flops);
-      EXPECT_EQ(total_steps(again.run, 60'000), total_steps(first.run, 60'000));
+      EXPECT_TRUE(again.run == first.run) << "a setting has no option";
     }
   }
 }
