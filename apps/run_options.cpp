@@ -1,5 +1,7 @@
 #include "apps/run_options.hpp"
 
+#include "train/presets.hpp"
+
 namespace vitrail {
 
 namespace {

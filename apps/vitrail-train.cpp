@@ -10,6 +10,7 @@
 #include "base/file.hpp"
 #include "comm/mpi/mpi.hpp"
 #include "data/loader.hpp"
+#include "train/presets.hpp"
 #include "train/state_checkpoint.hpp"
 #include "train/step.hpp"
 

@@ -1,6 +1,6 @@
 #pragma once
 // Everything that a run is told, as one plain struct: the options of vitrail-train are bound to it
-// (apps/run_options.cpp), presets fill it, and a checkpoint remembers it.
+// (apps/run_options.cpp), presets (train/presets.hpp) fill it, and a checkpoint remembers it.
 
 #include <cstdint>
 #include <filesystem>
@@ -16,6 +16,8 @@
 namespace vitrail {
 
 struct RunConfig {
+  friend bool operator==(const RunConfig&, const RunConfig&) = default;
+
   // numerics: another value gives another result
   ModelConfig model;
   std::string moe = "every-2";  ///< names model.moe_blocks
@@ -86,9 +88,5 @@ OptimizerConfig make_optimizer(const RunConfig& config);
 Loss make_loss(const RunConfig& config);
 /// The layout of a rank; fills in leaves_per_pass = 0. Checked.
 Layout make_layout(const RunConfig& config, std::int64_t rank, std::int64_t ranks);
-
-/// Names of the presets, and the configuration of one. Error (usage) with the nearest name for an unknown one.
-std::vector<std::string> preset_names();
-RunConfig preset(const std::string& name);
 
 }  // namespace vitrail

@@ -4,6 +4,7 @@
 
 #include "base/philox.hpp"
 #include "train/evaluate.hpp"
+#include "train/presets.hpp"
 
 namespace vitrail {
 namespace {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "train/metrics.hpp"
+#include "train/presets.hpp"
 
 namespace vitrail {
 namespace {

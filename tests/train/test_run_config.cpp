@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include "train/run_config.hpp"
+#include "train/presets.hpp"
 
 namespace vitrail {
 namespace {
@@ -16,21 +16,6 @@ std::string refusal(const Call& call) {
   }
   ADD_FAILURE() << "nothing was refused";
   return "";
-}
-
-TEST(RunConfig, EveryPresetResolvesAndHasALayout) {
-  for (const std::string& name : preset_names()) {
-    RunConfig config = preset(name);
-    resolve(config);
-    EXPECT_EQ(make_layout(config, 0, 1).passes(), 1) << name;
-    EXPECT_GT(total_steps(config, 60000), 0) << name;
-    (void)make_schedule(config, 100);
-    (void)make_loss(config);
-  }
-}
-
-TEST(RunConfig, AMisspeltPresetNamesTheNearest) {
-  EXPECT_NE(refusal([] { (void)preset("fmnits"); }).find("'fmnist'"), std::string::npos);
 }
 
 TEST(RunConfig, TheLengthIsGivenOnce) {
