@@ -17,6 +17,7 @@ struct PassShape {
   std::int64_t leaf_images = 0;      // B
   std::int64_t expert_parallel = 1;  // EP
   std::int64_t labels = 1;           // per image, at most
+  std::int64_t mixup_images = 1;     // m: images that are mixed into one
   bool backward = true;              // false: evaluation only, blocks share their memory
 };
 
@@ -86,11 +87,13 @@ struct Activations {
   Tensor labels;      // i32 [I labels]: -1 = none
   Tensor valid;       // u8 [groups S]: set `masked` to use it
   bool masked = false;
-  Tensor images;    // [I h w c]
-  Tensor targets;   // [I V]
-  Tensor patches;   // [leaves 1 B*Tp patch]
-  Tensor embedded;  // [leaves 1 B*Tp D]
-  Tensor x0;        // [leaves N D]
+  Tensor images;                           // [I h w c]
+  Tensor targets;                          // [I V]
+  Tensor unmixed_images, unmixed_targets;  // like the two above, before mixup; none without it
+  Tensor mix_weights;                      // [leaves B m]
+  Tensor patches;                          // [leaves 1 B*Tp patch]
+  Tensor embedded;                         // [leaves 1 B*Tp D]
+  Tensor x0;                               // [leaves N D]
   std::vector<BlockActivations> blocks;
   NormActivations encoder_norm;
   Tensor pooled;      // [I D]
