@@ -87,13 +87,11 @@ struct Activations {
   Tensor labels;      // i32 [I labels]: -1 = none
   Tensor valid;       // u8 [groups S]: set `masked` to use it
   bool masked = false;
-  Tensor images;                           // [I h w c]
-  Tensor targets;                          // [I V]
-  Tensor unmixed_images, unmixed_targets;  // like the two above, before mixup; none without it
-  Tensor mix_weights;                      // [leaves B m]
-  Tensor patches;                          // [leaves 1 B*Tp patch]
-  Tensor embedded;                         // [leaves 1 B*Tp D]
-  Tensor x0;                               // [leaves N D]
+  Tensor images;    // [I h w c]
+  Tensor targets;   // [I V]
+  Tensor patches;   // [leaves 1 B*Tp patch]
+  Tensor embedded;  // [leaves 1 B*Tp D]
+  Tensor x0;        // [leaves N D]
   std::vector<BlockActivations> blocks;
   NormActivations encoder_norm;
   Tensor pooled;      // [I D]
@@ -104,6 +102,9 @@ struct Activations {
   Tensor loss;        // [I]
   Tensor predicted;   // i32 [I]
   PassScratch scratch;
+  /// Images and targets before mixup, and its weights; none when one image is not mixed with others.
+  Tensor unmixed_images, unmixed_targets;
+  Tensor mix_weights;  // [leaves B m]
 };
 
 /// Lays out a pass in an arena (measuring or real); `real` is the back end's dtype.
