@@ -15,6 +15,8 @@ void run_golden_router(const GoldenBackend& backend, const GoldenFile& file, Gol
 void run_golden_optimizer(const GoldenBackend& backend, const GoldenFile& file, GoldenReport& report);
 /// Learning rates. The same on every back end.
 void run_golden_schedule(const GoldenFile& file, GoldenReport& report);
+/// Images and targets mixed with given draws of the weights.
+void run_golden_mixup(const GoldenBackend& backend, const GoldenFile& file, GoldenReport& report);
 /// Whole training steps.
 void run_golden_trajectory(const GoldenBackend& backend, const GoldenFile& file, GoldenReport& report);
 

@@ -20,7 +20,7 @@ enum class Purpose : std::uint16_t {
   shuffle = 3,         ///< step = epoch, index: data/sampler.cpp
   augmentation = 4,    ///< step = epoch, index = sample * 4 + draw (data/augment.cpp)
   dropout = 5,         ///< layer = block and place, index: ops/layers.hpp
-  mixup = 6,
+  mixup = 6,           ///< layer = attempt, index: train/mixup.cpp
   token_order = 7,     ///< index = global token
   random_experts = 8,  ///< index = global token * E + expert
   test = 15,

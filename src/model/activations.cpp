@@ -203,6 +203,11 @@ Activations lay_out_activations(Arena& arena, Dtype real, const ModelConfig& c, 
   if (z.groups > 0) acts.valid = z.make(Dtype::u8, {z.groups, z.s});
   acts.images = z.make(image_shape);
   acts.targets = z.make({z.images, c.classes});
+  if (shape.mixup_images > 1) {
+    acts.unmixed_images = z.make(image_shape);
+    acts.unmixed_targets = z.make({z.images, c.classes});
+    acts.mix_weights = z.make({z.leaves, z.b, shape.mixup_images});
+  }
   acts.patches = z.make({z.leaves, 1, z.b * c.patches(), c.patch_rows * c.patch_columns * c.channels});
   acts.embedded = z.make({z.leaves, 1, z.b * c.patches(), z.d});
   acts.x0 = z.make({z.leaves, z.n, z.d});

@@ -18,6 +18,7 @@ struct PassShape {
   std::int64_t leaf_images = 0;      // B
   std::int64_t expert_parallel = 1;  // EP
   std::int64_t labels = 1;           // per image, at most
+  std::int64_t mixup_images = 1;     // m: images that are mixed into one
   bool backward = true;              // false: evaluation only, blocks share their memory
 };
 
@@ -150,6 +151,9 @@ struct Activations {
   Tensor loss;        // [I]
   Tensor predicted;   // i32 [I]
   PassScratch scratch;
+  /// Images and targets before mixup, and its weights; none when one image is not mixed with others.
+  Tensor unmixed_images, unmixed_targets;
+  Tensor mix_weights;  // [leaves B m]
 };
 
 /// Lays out a pass in an arena (measuring or real); `real` is the back end's dtype. In a real arena it also fills in

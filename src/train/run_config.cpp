@@ -9,6 +9,8 @@ void resolve(RunConfig& config) {
   config.model.moe_blocks = moe_blocks_by_name(config.moe, config.model.blocks);
   config.model.check();
   VITRAIL_EXPECT(config.shift >= 0, ExitCode::usage, text("--shift ", config.shift), "it counts pixels, each way", "");
+  (void)make_target_values(config);
+  (void)make_mixup(config);
 }
 
 std::int64_t total_steps(const RunConfig& config, std::int64_t examples) {
@@ -189,6 +191,33 @@ Loss make_loss(const RunConfig& config) {
                  text("loss '", config.loss, "'"), "the losses are softmax and sigmoid",
                  did_you_mean(config.loss, std::vector<std::string>{"softmax", "sigmoid"}));
   return config.loss == "softmax" ? Loss::softmax : Loss::sigmoid;
+}
+
+// (1 - a) y + a / V, for y = 1 and y = 0
+TargetValues make_target_values(const RunConfig& config) {
+  const double a = config.label_smoothing;
+  VITRAIL_EXPECT(a >= 0 && a < 1, ExitCode::usage, text("--label-smoothing ", a),
+                 "it is the part of a label that goes to all classes alike, in [0, 1)", "");
+  const double off = a / static_cast<double>(config.model.classes);
+  return {1 - a + off, off};
+}
+
+Mixup make_mixup(const RunConfig& config) {
+  const std::vector<std::pair<std::string, MixupDraw>> draws = {
+      {"step", MixupDraw::step}, {"leaf", MixupDraw::leaf}, {"image", MixupDraw::image}};
+  const auto draw =
+      std::find_if(draws.begin(), draws.end(), [&](const auto& entry) { return entry.first == config.mixup_draw; });
+  VITRAIL_EXPECT(draw != draws.end(), ExitCode::usage, text("--mixup-draw ", config.mixup_draw),
+                 "the draws are for every step, leaf or image",
+                 did_you_mean(config.mixup_draw, std::vector<std::string>{"step", "leaf", "image"}));
+  VITRAIL_EXPECT(config.mixup >= 0 && std::isfinite(config.mixup), ExitCode::usage, text("--mixup ", config.mixup),
+                 "the concentration is a number from 0 up", "0 is no mixup");
+  if (config.mixup == 0) return {};
+  VITRAIL_EXPECT(config.mixup_images >= 2 && config.mixup_images <= config.leaf_images, ExitCode::usage,
+                 text("--mixup-images ", config.mixup_images),
+                 text("an image is mixed with at least one other of its leaf of ", config.leaf_images),
+                 "Use fewer, or a larger --leaf-images");
+  return {config.mixup, draw->second, config.mixup_images};
 }
 
 Layout make_layout(const RunConfig& config, std::int64_t rank, std::int64_t ranks) {
