@@ -53,16 +53,26 @@ AttentionActivations lay_out_attention(const Sizes& z) {
   return attention;
 }
 
-MoeActivations lay_out_moe(const Sizes& z) {
-  MoeActivations moe;
+/// What metrics read of every block after the pass.
+void lay_out_counts(const Sizes& z, MoeActivations& moe) {
+  for (Tensor* x : {&moe.importance, &moe.load, &moe.gshard, &moe.z}) *x = z.make({z.groups});
+  for (Tensor* x : {&moe.assigned, &moe.kept}) *x = z.make(Dtype::i64, {z.c.experts});
+  moe.processed = z.make(Dtype::i64, {1});
+}
+
+/// What the router says of every token.
+void lay_out_routing(const Sizes& z, MoeActivations& moe) {
   const std::int64_t k = z.c.router.selected;
   for (Tensor* x : {&moe.logits, &moe.noise, &moe.gates_clean, &moe.gates}) *x = z.make({z.groups, z.s, z.c.experts});
   for (Tensor* x : {&moe.selected, &moe.slot, &moe.row}) *x = z.make(Dtype::i32, {z.groups, z.s, k});
   moe.gate = z.make({z.groups, z.s, k});
+}
+
+MoeActivations lay_out_moe(const Sizes& z) {
+  MoeActivations moe;
+  lay_out_routing(z, moe);
+  lay_out_counts(z, moe);
   moe.source = z.make(Dtype::i32, {z.owners, z.leaves, z.experts_here, z.slots});
-  for (Tensor* x : {&moe.importance, &moe.load, &moe.gshard, &moe.z}) *x = z.make({z.groups});
-  for (Tensor* x : {&moe.assigned, &moe.kept}) *x = z.make(Dtype::i64, {z.c.experts});
-  moe.processed = z.make(Dtype::i64, {1});
   moe.expert_x = z.make(z.owner_rows(z.d));
   moe.expert_u = z.make(z.owner_rows(z.f));
   moe.o = z.make(z.home_rows());
@@ -143,7 +153,12 @@ Activations lay_out_activations(Arena& arena, Dtype real, const ModelConfig& c, 
     Tensor& x = stream[block % 2];
     if (keep || x.elements() == 0) x = z.make({z.leaves, z.n, z.d});
     BlockActivations& shared = moe ? sparse : dense;
-    if (keep || shared.norm0.y.elements() == 0) shared = lay_out_block(z, moe, x);
+    if (keep || shared.norm0.y.elements() == 0) {
+      shared = lay_out_block(z, moe, x);
+    } else if (moe) {
+      lay_out_counts(z, shared.moe);
+      if (shape.keep_routing) lay_out_routing(z, shared.moe);
+    }
     shared.x = x;
     acts.blocks.push_back(shared);
   }

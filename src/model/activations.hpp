@@ -17,7 +17,8 @@ struct PassShape {
   std::int64_t leaf_images = 0;      // B
   std::int64_t expert_parallel = 1;  // EP
   std::int64_t labels = 1;           // per image, at most
-  bool backward = true;              // false: evaluation only, blocks share their memory
+  bool backward = true;              // false: evaluation only, blocks share their memory but for what is counted
+  bool keep_routing = false;         // without backward: every MoE block keeps gates, choices and slots as well
 };
 
 struct NormActivations {
