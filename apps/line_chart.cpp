@@ -91,7 +91,7 @@ Axis linear_axis(double low, double high) {
     high += room;
   }
   Axis axis{low, high};
-  axis.ticks = linear_ticks(low, high, 6);
+  axis.ticks = linear_ticks(low, high, 8);
   if (axis.ticks.size() < 2) return axis;
   const double step = axis.ticks[1] - axis.ticks[0];
   const double slack = step * 1e-9;
@@ -122,7 +122,8 @@ class Picture {
   std::string draw() {
     std::size_t longest = 0;
     for (const ChartLine& line : chart_.lines) longest = std::max(longest, line.label.size());
-    width_ = kLeft + kPlotWidth + 74 + kCharacter * static_cast<double>(longest);
+    const double title = 1.4 * kCharacter * static_cast<double>(chart_.title.size());
+    width_ = kLeft + std::max(kPlotWidth + 74 + kCharacter * static_cast<double>(longest), title);
     height_ = kTop + std::max(kPlotHeight + kBottom, kLegendRow * static_cast<double>(chart_.lines.size() + 1));
     svg_ = text("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"", place(width_), "\" height=\"", place(height_),
                 "\" viewBox=\"0 0 ", place(width_), " ", place(height_),

@@ -12,7 +12,6 @@ namespace vitrail {
 namespace {
 
 constexpr const char* kFormat = "vitrail-routing-1";
-constexpr std::int64_t kPieceBytes = std::int64_t{16} << 20;
 
 /// A run of images of one block, or their labels, as it travels: one array behind the other. Reals come first, so that
 /// every array is aligned.
@@ -262,7 +261,7 @@ void RoutingDump::add_pass(std::int64_t pass_begin, const Activations& acts) {
     const MoeActivations& moe = acts.blocks[static_cast<std::size_t>(config_.moe_blocks.front())].moe;
     const std::int64_t bytes =
         (moe.gates_clean.bytes() + moe.gates.bytes() + 2 * moe.selected.bytes()) / layout_.pass_images();
-    const std::int64_t most = std::max<std::int64_t>(1, kPieceBytes / bytes);
+    const std::int64_t most = std::max<std::int64_t>(1, plan_.piece_bytes / bytes);
     for (std::int64_t from = 0; from < count; from += most) {
       add_routing(root, first, from, std::min(most, count - from), acts);
     }

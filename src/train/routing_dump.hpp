@@ -42,10 +42,11 @@ struct RoutingDumpPlan {
   std::int64_t step = 0;
   std::string data;
   std::string settings;
+  std::int64_t piece_bytes = std::int64_t{16} << 20;  ///< see RoutingDump
 };
 
 /// Rank 0 writes PATH.tmp, which gets its name when it is complete. Whatever the size of the file, a rank holds no more
-/// than one piece of 16 MiB (or one image of one block) at a time. Sums are made by rank 0 in the order of the images:
+/// than one piece (or one image of one block) at a time. Sums are made by rank 0 in the order of the images:
 /// the same bits for every layout.
 class RoutingDump {
  public:
