@@ -90,6 +90,46 @@ TEST_F(Evaluation, PaddingTakesNoSlots) {
   EXPECT_GT(full.drop_rate(), 0);
 }
 
+TEST_F(Evaluation, CountsTheTokensThatAnExpertWorksOn) {
+  ModelConfig model = config_.model;
+  const std::int64_t tokens = 13 * model.tokens();
+  model.router.capacity.factor = 4;
+  EXPECT_EQ(run(model, 1, 13).moe.front().processed, tokens);
+  EXPECT_EQ(run(model, 1, 13).processed_rate(), 1);
+  model.router.selected = 1;
+  model.router.capacity.factor = 0.3;
+  const MoeMetrics scarce = run(model, 1, 13).moe.front();
+  std::int64_t kept = 0;
+  for (const std::int64_t count : scarce.kept) kept += count;
+  EXPECT_EQ(scarce.processed, kept);  // one choice a token
+  EXPECT_EQ(scarce.tokens, tokens);
+  EXPECT_LT(scarce.processed_rate(), 0.5);
+}
+
+TEST_F(Evaluation, EverySparseBlockHasItsOwnNumbers) {
+  RunConfig config = small();
+  config.model.blocks = 6;
+  resolve(config);
+  const TrainState state(config, *device_, *ops_, *world_);
+  Evaluator evaluator(config.model, state.layout, *device_, *ops_);
+  Evaluator keeping(config.model, state.layout, *device_, *ops_, true);
+  const Metrics metrics = evaluator.run(state.params, state.ranks, Loss::softmax, 8, fill);
+  const auto after = [&](std::int64_t, const Activations& acts) {
+    for (const MoeMetrics& block : metrics.moe) {  // counted again, from the choices of each block
+      const MoeActivations& moe = acts.blocks[static_cast<std::size_t>(block.block)].moe;
+      std::vector<std::int64_t> assigned(block.assigned.size());
+      for (std::int64_t i = 0; i < moe.selected.elements(); ++i)
+        ++assigned[static_cast<std::size_t>(moe.selected.as<std::int32_t>()[i])];
+      EXPECT_EQ(assigned, block.assigned) << block.block;
+    }
+  };
+  const Metrics again = keeping.run(state.params, state.ranks, Loss::softmax, 8, fill, after);
+  ASSERT_EQ(metrics.moe.size(), 3U);
+  EXPECT_NE(metrics.moe[0].assigned, metrics.moe[1].assigned);
+  EXPECT_NE(metrics.moe[1].importance_loss, metrics.moe[2].importance_loss);
+  EXPECT_EQ(metrics.auxiliary_loss, again.auxiliary_loss);
+}
+
 TEST_F(Evaluation, LeavesPerPassChangeNoBit) {
   const Metrics one = run(config_.model, 1, 21);
   const Metrics four = run(config_.model, 4, 21);
