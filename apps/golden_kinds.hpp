@@ -14,6 +14,10 @@ void run_golden_router(const GoldenBackend& backend, const GoldenFile& file, Gol
 void run_golden_optimizer(const GoldenBackend& backend, const GoldenFile& file, GoldenReport& report);
 /// Learning rates. The same on every back end.
 void run_golden_schedule(const GoldenFile& file, GoldenReport& report);
+/// Few-shot accuracies from given features. The same on every back end.
+void run_golden_fewshot(const GoldenFile& file, GoldenReport& report);
+/// Position embeddings at another resolution. The same on every back end.
+void run_golden_posembed(const GoldenFile& file, GoldenReport& report);
 /// Whole training steps.
 void run_golden_trajectory(const GoldenBackend& backend, const GoldenFile& file, GoldenReport& report);
 

@@ -3,6 +3,7 @@
 
 #include <functional>
 
+#include "train/fewshot.hpp"
 #include "train/metrics.hpp"
 
 namespace vitrail {
@@ -18,9 +19,16 @@ class Evaluator {
 
   /// The last pass is filled up with images that are masked out of routing and metrics. Collective.
   Metrics run(const VitMoeParams& params, const Ranks& ranks, Loss loss, std::int64_t images, const FetchImages& fetch);
+  /// What the head reads, rounded to f32, and the labels, of a set with `classes` classes of its own: all images in
+  /// their order, on every rank. Collective.
+  FeatureSet features(const VitMoeParams& params, const Ranks& ranks, std::int64_t images, std::int64_t classes,
+                      const FetchImages& fetch);
 
  private:
-  void pass(const VitMoeParams& params, const Ranks& ranks, Loss loss, std::int64_t valid_images);
+  /// The images of this rank in the pass that begins at `pass_begin`, through the model. Returns how many are real.
+  std::int64_t forward(const VitMoeParams& params, const Ranks& ranks, std::int64_t pass_begin, std::int64_t images,
+                       const FetchImages& fetch);
+  [[nodiscard]] std::int64_t images_per_pass() const { return layout_.ranks * layout_.pass_images(); }
 
   ModelConfig config_;
   Layout layout_;
