@@ -53,10 +53,11 @@ ClassOrders read_orders(const GoldenFile& file, const std::string& at) {
 
 GoldenQuantity reals(std::vector<double> values, const h5::Shape& shape) { return {std::move(values), shape}; }
 
-/// What the file holds of one number of shots, by its names; appends to `correct` [shots l2].
-void run_shots(const GoldenFile& file, const std::string& at, std::int64_t shots, const FeatureSet& train,
-               const FeatureSet& test, const std::vector<double>& l2, GoldenQuantities& out,
-               std::vector<double>& correct) {
+/// What the file holds of one number of shots, by its names; appends to `correct` [shots l2]. Returns the smallest
+/// margins [l2].
+std::vector<double> run_shots(const GoldenFile& file, const std::string& at, std::int64_t shots,
+                              const FeatureSet& train, const FeatureSet& test, const std::vector<double>& l2,
+                              GoldenQuantities& out, std::vector<double>& correct) {
   const std::vector<std::int64_t> rows = few_shot_rows(read_orders(file, at), shots);
   VITRAIL_EXPECT(std::all_of(rows.begin(), rows.end(), [&](auto row) { return row >= 0 && row < train.images(); }),
                  ExitCode::data, text("'", at, "/class_permutation' names images that are not there"),
@@ -73,12 +74,12 @@ void run_shots(const GoldenFile& file, const std::string& at, std::int64_t shots
     const std::vector<double> one = classifier.weights(strength);
     weights.values.insert(weights.values.end(), one.begin(), one.end());
   }
-  GoldenQuantity& margins = out[group + "min_score_margin"];
-  margins.shape = {static_cast<std::int64_t>(l2.size())};
+  std::vector<double> margins;
   for (const FewShotScore& score : classifier.score(test, 0, test.images(), l2)) {
-    margins.values.push_back(score.smallest_margin);
+    margins.push_back(score.smallest_margin);
     correct.push_back(static_cast<double>(score.correct));
   }
+  return margins;
 }
 
 /// Right answers that round-off decides are taken from the file.
@@ -100,19 +101,21 @@ std::vector<std::vector<double>> run_data_set(const GoldenFile& file, const std:
   const FeatureSet test = read_set(file, at, "test", classes);
   GoldenQuantities out;
   std::vector<double> correct;
+  std::vector<std::string> inputs = {"accuracy",      "train_features", "train_labels",
+                                     "test_features", "test_labels",    "class_permutation"};
   for (const std::int64_t n : shots) {
     const std::size_t first = correct.size();
-    run_shots(file, at, n, train, test, l2, out, correct);
+    const std::vector<double> computed = run_shots(file, at, n, train, test, l2, out, correct);
     const std::string margins = text("shot_", n, "/min_score_margin");
-    if (file.h5().has(at + "/" + margins)) take_undecided(file, at, first, margins, correct);
+    if (!file.h5().has(at + "/" + margins)) continue;
+    // Differences of scores, which lie about -1 and 1.
+    report.compare(at + "/" + margins, computed, file.reals(at + "/" + margins), 1.0, kTolerances.outputs);
+    take_undecided(file, at, first, margins, correct);
+    inputs.push_back(margins);
   }
   const h5::Shape shape{static_cast<std::int64_t>(shots.size()), static_cast<std::int64_t>(l2.size())};
   out["correct"] = {correct, shape, GoldenQuantity::Kind::integers};
-  file.compare(
-      {.name = at,
-       .required = {"correct", "accuracy"},
-       .inputs = {"accuracy", "train_features", "train_labels", "test_features", "test_labels", "class_permutation"}},
-      out, kTolerances, report);
+  file.compare({.name = at, .required = {"correct", "accuracy"}, .inputs = inputs}, out, kTolerances, report);
   std::vector<std::vector<double>> accuracies(shots.size());
   for (std::size_t i = 0; i < correct.size(); ++i) {
     correct[i] /= static_cast<double>(test.images());

@@ -2,6 +2,7 @@
 
 #include <iostream>
 
+#include "apps/eval_fewshot.hpp"
 #include "apps/progress.hpp"
 #include "apps/run_options.hpp"
 #include "apps/run_report.hpp"
@@ -21,6 +22,7 @@ constexpr const char* kManual =
     "  vitrail-eval --run-dir runs/a --data data/fashion-mnist/test\n"
     "  mpirun -np 2 vitrail-eval --run-dir runs/a --data ... --expert-parallel 2 --capacity-factor 0.5\n"
     "  vitrail-eval --run-dir runs/a --data ... --capacity-table 0.1 0.25 0.5 1.05\n"
+    "  vitrail-eval --run-dir runs/a --data ... --few-shot 1 5 10 25 --few-shot-train data/b --few-shot-test data/b\n"
     "\n"
     "The model is that of the checkpoint; routing may differ: --selected, --capacity-factor, --capacity-slots,\n"
     "--token-order and --group-images override what the run was trained with.";
@@ -31,6 +33,7 @@ struct Settings {
   std::filesystem::path checkpoint;
   std::filesystem::path output;
   std::vector<double> capacity_table;
+  FewShotSettings few_shot;
 };
 
 void add_options(Options& options, Settings& s) {
@@ -44,6 +47,7 @@ void add_options(Options& options, Settings& s) {
       .only_on_command_line();
   options.add("output", s.output, "FILE", "results as JSON; default: evaluation.json in the run directory")
       .only_on_command_line();
+  add_few_shot_options(options, s.few_shot);
   add_layout_options(options, s.run);
   add_model_options(options, s.run, s.texts);
   options.section("Loss");
@@ -165,6 +169,7 @@ int evaluate_checkpoint(MpiSession& session, int argc, char** argv) {
   options.read_settings(remembered(reader.info().config));
   apply_run_options(options, settings.run, settings.texts);
   RunConfig& config = settings.run;
+  settings.few_shot.check();
 
   const auto world = session.world();
   const Log log(kProgram, world->rank(), world->size());
@@ -190,6 +195,10 @@ int evaluate_checkpoint(MpiSession& session, int argc, char** argv) {
     VITRAIL_EXPECT(!config.model.moe_blocks.empty(), ExitCode::usage, "a table of capacities of a dense model",
                    "it has no experts", "");
     results.set("capacity_table", evaluate_table(bench, settings.capacity_table, log));
+  }
+  if (settings.few_shot.wanted()) {
+    results.set("few_shot",
+                evaluate_few_shot(settings.few_shot, {config.model, layout, *device, *ops, ranks, model.params}, log));
   }
   std::filesystem::path output = settings.output;
   if (output.empty() && !config.run_dir.empty()) output = config.run_dir / "evaluation.json";

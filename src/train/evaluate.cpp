@@ -9,44 +9,54 @@ namespace vitrail {
 
 Evaluator::Evaluator(const ModelConfig& config, const Layout& layout, Device& device, Ops& ops)
     : config_(config), layout_(layout), device_(device), ops_(ops) {
-  const PassShape shape{layout.leaves_per_pass, layout.leaf_images, layout.expert_parallel, false};
+  const PassShape shape{.leaves = layout.leaves_per_pass,
+                        .leaf_images = layout.leaf_images,
+                        .expert_parallel = layout.expert_parallel,
+                        .backward = false};
   Arena measured("evaluation");
   (void)lay_out_activations(measured, ops.real(), config, shape);
   arena_ = std::make_unique<Arena>("evaluation", device, measured.bytes());
   acts_ = lay_out_activations(*arena_, ops.real(), config, shape);
 }
 
-std::int64_t Evaluator::forward(const VitMoeParams& params, const Ranks& ranks, std::int64_t pass_begin,
-                                std::int64_t images, const FetchImages& fetch) {
-  const std::int64_t first = pass_begin + layout_.rank * layout_.pass_images();
-  const std::int64_t count = std::clamp<std::int64_t>(images - first, 0, layout_.pass_images());
-  if (count < layout_.pass_images()) {
-    device_.zero(acts_.raw_images);
-    device_.zero(acts_.labels);
-  }
-  if (count > 0) fetch(first, count, acts_);
-  acts_.masked = count < layout_.pass_images() && !config_.moe_blocks.empty();
+void Evaluator::forward(const VitMoeParams& params, const Ranks& ranks, std::int64_t valid_images) {
+  acts_.masked = valid_images < layout_.pass_images() && !config_.moe_blocks.empty();
   if (acts_.masked) {
     // Tokens lie in the order of the images, whatever the groups are.
-    const auto valid = static_cast<std::size_t>(count * config_.tokens());
+    const auto valid = static_cast<std::size_t>(valid_images * config_.tokens());
     auto* mask = acts_.valid.as<std::uint8_t>();
     std::memset(mask, 1, valid);
     std::memset(mask + valid, 0, static_cast<std::size_t>(acts_.valid.elements()) - valid);
   }
   ops_.normalize_images({.images = acts_.raw_images, .y = acts_.images});
   vit_moe_forward({ops_, *ranks.expert}, config_, params, Mode::evaluation, acts_);
-  return count;
+}
+
+void Evaluator::for_each_pass(const VitMoeParams& params, const Ranks& ranks, std::int64_t images,
+                              const FetchImages& fetch,
+                              const std::function<void(std::int64_t pass_begin, std::int64_t count)>& use) {
+  const std::int64_t per_pass = images_per_pass();
+  for (std::int64_t pass_begin = 0; pass_begin < images; pass_begin += per_pass) {
+    const std::int64_t first = pass_begin + layout_.rank * layout_.pass_images();
+    const std::int64_t count = std::clamp<std::int64_t>(images - first, 0, layout_.pass_images());
+    if (count < layout_.pass_images()) {
+      device_.zero(acts_.raw_images);
+      device_.zero(acts_.labels);
+    }
+    if (count > 0) fetch(first, count, acts_);
+    forward(params, ranks, count);
+    use(pass_begin, count);
+  }
 }
 
 Metrics Evaluator::run(const VitMoeParams& params, const Ranks& ranks, Loss loss, std::int64_t images,
                        const FetchImages& fetch) {
   MetricsCollector collector(config_);
-  for (std::int64_t pass_begin = 0; pass_begin < images; pass_begin += images_per_pass()) {
-    const std::int64_t count = forward(params, ranks, pass_begin, images, fetch);
+  for_each_pass(params, ranks, images, fetch, [&](std::int64_t /*pass_begin*/, std::int64_t count) {
     ops_.one_hot({.labels = acts_.labels, .targets = acts_.targets});
     vit_moe_loss(ops_, loss, 1, false, acts_);
     collector.add_pass(acts_, count);
-  }
+  });
   return collector.finish(ranks.world);
 }
 
@@ -56,11 +66,10 @@ FeatureSet Evaluator::features(const VitMoeParams& params, const Ranks& ranks, s
   set.width = acts_.pre_logits.shape[1];
   set.classes = classes;
   std::vector<std::byte> features(static_cast<std::size_t>(layout_.ranks * acts_.pre_logits.bytes()));
-  std::vector<std::int32_t> labels(static_cast<std::size_t>(layout_.ranks * acts_.labels.elements()));
+  std::vector<std::int32_t> labels(static_cast<std::size_t>(images_per_pass()));
   const Tensor all_features(features.data(), {images_per_pass(), set.width}, acts_.pre_logits.dtype);
   const Tensor all_labels(labels.data(), {images_per_pass()}, Dtype::i32);
-  for (std::int64_t pass_begin = 0; pass_begin < images; pass_begin += images_per_pass()) {
-    (void)forward(params, ranks, pass_begin, images, fetch);
+  for_each_pass(params, ranks, images, fetch, [&](std::int64_t pass_begin, std::int64_t /*count*/) {
     ranks.world.all_gather(acts_.pre_logits, all_features);
     ranks.world.all_gather(acts_.labels, all_labels);
     const std::int64_t real = std::min(images - pass_begin, images_per_pass());  // the others fill up the pass
@@ -68,7 +77,7 @@ FeatureSet Evaluator::features(const VitMoeParams& params, const Ranks& ranks, s
       set.features.push_back(static_cast<float>(value));
     }
     set.labels.insert(set.labels.end(), labels.begin(), labels.begin() + real);
-  }
+  });
   return set;
 }
 

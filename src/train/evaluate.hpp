@@ -25,9 +25,10 @@ class Evaluator {
                       const FetchImages& fetch);
 
  private:
-  /// The images of this rank in the pass that begins at `pass_begin`, through the model. Returns how many are real.
-  std::int64_t forward(const VitMoeParams& params, const Ranks& ranks, std::int64_t pass_begin, std::int64_t images,
-                       const FetchImages& fetch);
+  void forward(const VitMoeParams& params, const Ranks& ranks, std::int64_t valid_images);
+  /// All images through the model; `use` is called after each pass, with its first image and the number of this rank's.
+  void for_each_pass(const VitMoeParams& params, const Ranks& ranks, std::int64_t images, const FetchImages& fetch,
+                     const std::function<void(std::int64_t pass_begin, std::int64_t count)>& use);
   [[nodiscard]] std::int64_t images_per_pass() const { return layout_.ranks * layout_.pass_images(); }
 
   ModelConfig config_;

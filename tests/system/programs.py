@@ -98,15 +98,15 @@ class Programs(unittest.TestCase):
         cls.runs = 0
 
     @classmethod
-    def pack(cls, output, images, seed=1, height=HEIGHT, classes=CLASSES, shards=3):
+    def pack(cls, output, images, seed=1, height=HEIGHT, width=WIDTH, classes=CLASSES, shards=3):
         """Images whose brightness says their class, with noise."""
         draw = random.Random(seed)
         labels = bytes(draw.randrange(classes) for _ in range(images))
         pixels = bytes(
-            min(255, 40 * label + draw.randrange(90)) for label in labels for _ in range(height * WIDTH)
+            min(255, 40 * label + draw.randrange(90)) for label in labels for _ in range(height * width)
         )
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "images").write_bytes(idx([images, height, WIDTH], pixels))
+            (Path(folder) / "images").write_bytes(idx([images, height, width], pixels))
             (Path(folder) / "labels").write_bytes(idx([images], labels))
             subprocess.run(
                 [programs / "vitrail-pack", "--images", f"{folder}/images", "--labels", f"{folder}/labels"]
