@@ -85,6 +85,7 @@ void run_step(const Trainer& t, std::int64_t step, Metrics& sums) {
 }  // namespace
 
 void run_golden_trajectory(const GoldenBackend& backend, const GoldenFile& file, GoldenReport& report) {
+  if (backend.force_routing) throw Unsupported("trajectories without the routing of every step");
   ConfigKeys keys(file.config(), "config");
   const GoldenModel golden = golden_model(keys);
   const std::int64_t steps = keys.at("steps").as_integer();

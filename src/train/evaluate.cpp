@@ -44,6 +44,7 @@ void Evaluator::for_each_pass(const VitMoeParams& params, const Ranks& ranks, st
       device_.zero(acts_.labels);
     }
     if (count > 0) fetch(first, count, acts_);
+    acts_.random = layout_.randomness(config_, 0, 0, pass_begin / per_pass);  // of random orders and choices
     forward(params, ranks, count);
     use(pass_begin, count);
   }

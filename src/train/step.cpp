@@ -23,8 +23,9 @@ void Trainer::forward_backward(const NextPass& next_pass, std::int64_t pass) {
   next_pass(acts);
   s.ops.normalize_images({.images = acts.raw_images, .y = acts.images});
   s.ops.one_hot({.labels = acts.labels, .targets = acts.targets});
-  draw_router_noise(s.ops, model, static_cast<std::uint64_t>(s.config.seed), static_cast<std::uint64_t>(s.step),
-                    s.layout.first_image(pass) * model.tokens(), acts);
+  acts.random =
+      s.layout.randomness(model, static_cast<std::uint64_t>(s.config.seed), static_cast<std::uint64_t>(s.step), pass);
+  draw_router_noise(s.ops, model, acts);
   vit_moe_forward(workers_, model, s.params, Mode::training, acts);
   vit_moe_loss(s.ops, loss_, 1.0 / static_cast<double>(s.layout.batch), true, acts);
   const double group_scale = model.moe_blocks.empty() ? 0 : 1.0 / static_cast<double>(s.layout.groups(model));
@@ -49,7 +50,8 @@ bool is_finite_loss(const Activations& acts) {
     return std::all_of(all.begin(), all.end(), [](double value) { return std::isfinite(value); });
   };
   return finite(acts.loss) && std::all_of(acts.blocks.begin(), acts.blocks.end(), [&](const BlockActivations& block) {
-           return finite(block.moe.importance) && finite(block.moe.load) && finite(block.moe.gshard);
+           return finite(block.moe.importance) && finite(block.moe.load) && finite(block.moe.gshard) &&
+                  finite(block.moe.z);
          });
 }
 

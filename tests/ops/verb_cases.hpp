@@ -23,6 +23,7 @@ std::vector<VerbCase> dense_cases();
 std::vector<VerbCase> token_cases();
 std::vector<VerbCase> routing_cases();
 std::vector<VerbCase> training_cases();
+std::vector<VerbCase> elementwise_cases();
 
 /// "linear_forward" and sizes 1, 2: "linear_forward_1_2".
 inline std::string case_name(std::string name, std::initializer_list<std::int64_t> sizes) {

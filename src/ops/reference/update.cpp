@@ -75,6 +75,15 @@ void adamw_step(const AdamWStep& a) {
   }
 }
 
+// y = decay y + (1 - decay) x
+template <class T>
+void running_average(const RunningAverage& a) {
+  for (std::int64_t i = 0; i < a.y.elements(); ++i) {
+    T& y = a.y.as<T>()[i];
+    y = a.decay * y + (1.0 - a.decay) * a.x.as<T>()[i];
+  }
+}
+
 // finite[0] = 1 if every x[i] is a finite number, else 0
 template <class T>
 void all_finite(const AllFinite& a) {
@@ -87,6 +96,7 @@ VITRAIL_REFERENCE_VERB(random_normal, RandomNormal)
 VITRAIL_REFERENCE_VERB(accumulate, Accumulate)
 VITRAIL_REFERENCE_VERB(block_square_sums, BlockSquareSums)
 VITRAIL_REFERENCE_VERB(adamw_step, AdamWStep)
+VITRAIL_REFERENCE_VERB(running_average, RunningAverage)
 VITRAIL_REFERENCE_VERB(all_finite, AllFinite)
 
 }  // namespace vitrail::reference
