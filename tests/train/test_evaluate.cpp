@@ -150,5 +150,30 @@ TEST_F(Evaluation, CapacityAndOrderMayDifferFromTraining) {
   EXPECT_NE(vanilla.main_loss, prioritized.main_loss);
 }
 
+TEST_F(Evaluation, FeaturesAreWhatTheHeadReadsOfEveryImageInOrder) {
+  const auto features = [&](std::int64_t leaves) {
+    Layout layout = state_.layout;
+    layout.leaves_per_pass = leaves;
+    Evaluator evaluator(config_.model, layout, *device_, *ops_);
+    return evaluator.features(state_.params, state_.ranks, 21, 12, fill);
+  };
+  const FeatureSet one = features(1);
+  EXPECT_EQ(one.width, config_.model.width);
+  EXPECT_EQ(one.classes, 12);
+  ASSERT_EQ(one.images(), 21);
+  ASSERT_EQ(one.features.size(), static_cast<std::size_t>(21 * one.width));
+  for (std::size_t i = 0; i < 21; ++i) EXPECT_EQ(one.labels[i], static_cast<std::int32_t>(i % 10));
+  const FeatureSet four = features(4);
+  EXPECT_EQ(one.features, four.features);
+  EXPECT_EQ(one.labels, four.labels);
+  // The logits of the first leaf are head(features).
+  Activations& acts = state_.acts;
+  fill(0, 8, acts);
+  ops_->normalize_images({.images = acts.raw_images, .y = acts.images});
+  vit_moe_forward({*ops_, *state_.ranks.expert}, config_.model, state_.params, Mode::evaluation, acts);
+  const float* pre_logits = acts.pre_logits.as<float>();
+  EXPECT_TRUE(std::equal(pre_logits, pre_logits + 8 * one.width, one.features.begin()));
+}
+
 }  // namespace
 }  // namespace vitrail
