@@ -1,12 +1,10 @@
 // Golden files of kind=router.
 
-#include <algorithm>
 #include <cmath>
-#include <functional>
 
 #include "apps/golden_config.hpp"
 #include "apps/golden_kinds.hpp"
-#include "device/arena.hpp"
+#include "apps/golden_router_case.hpp"
 #include "device/host_values.hpp"
 
 namespace vitrail {
@@ -24,87 +22,6 @@ std::vector<std::string> cases_of(const GoldenFile& file) {
                  text("'", file.h5().path(), "' has ", names.size(), " cases"),
                  "config.cases describes another number of them", "");
   return names;
-}
-
-/// One routing group after another, in tensors of their own.
-struct RouterCase {
-  std::int64_t groups, tokens, experts, choices, capacity, width;
-  Tensor logits, noise, gates_clean, gates;  // [groups S E]
-  Tensor selected, slot, row;                // i32 [groups S K]
-  Tensor gate, dgate;                        // [groups S K]
-  Tensor source;                             // i32 [1 1 E groups*C]
-  Tensor data, combined, upstream, d_data;   // [groups S D]
-  Tensor rows, outputs, d_rows;              // [E*groups*C D]
-  Tensor importance, load, gshard, z;        // [groups]
-  Tensor dlogits;                            // [groups S E]
-
-  void lay_out(Arena& arena, Dtype real) {
-    for (Tensor* x : {&logits, &noise, &gates_clean, &gates, &dlogits})
-      *x = arena.allocate(real, {groups, tokens, experts});
-    for (Tensor* x : {&selected, &slot, &row}) *x = arena.allocate(Dtype::i32, {groups, tokens, choices});
-    for (Tensor* x : {&gate, &dgate}) *x = arena.allocate(real, {groups, tokens, choices});
-    source = arena.allocate(Dtype::i32, {1, 1, experts, groups * capacity});
-    for (Tensor* x : {&data, &combined, &upstream, &d_data}) *x = arena.allocate(real, {groups, tokens, width});
-    for (Tensor* x : {&rows, &outputs, &d_rows}) *x = arena.allocate(real, {experts * groups * capacity, width});
-    for (Tensor* x : {&importance, &load, &gshard, &z}) *x = arena.allocate(real, {groups});
-  }
-  [[nodiscard]] Tensor by_token(Tensor x) const { return x.view({groups * tokens, x.shape[2]}); }
-};
-
-/// Memory for a case, as long as it lives.
-class RouterMemory {
- public:
-  RouterMemory(const GoldenBackend& backend, RouterCase& router) {
-    Arena measured("golden router");
-    router.lay_out(measured, backend.ops.real());
-    arena_ = std::make_unique<Arena>("golden router", backend.device, measured.bytes());
-    router.lay_out(*arena_, backend.ops.real());
-  }
-
- private:
-  std::unique_ptr<Arena> arena_;
-};
-
-/// data -> rows of the experts.
-void dispatch(Ops& ops, RouterCase& c) {
-  const Shape by_leaf{1, c.groups, c.tokens, c.choices};
-  ops.map_slots({.selected = c.selected.view(by_leaf),
-                 .slot = c.slot.view(by_leaf),
-                 .capacity = c.capacity,
-                 .source = c.source,
-                 .row = c.row.view(by_leaf)});
-  ops.gather_rows_forward(
-      {.x = c.by_token(c.data), .source = c.source.view({c.source.elements()}), .choices = c.choices, .y = c.rows});
-}
-
-/// y = f(expert, x) for every number of the rows; on the host, in double.
-void apply_experts(const RouterCase& c, ConstTensor from, Tensor to,
-                   const std::function<double(std::size_t expert, double x)>& f) {
-  std::vector<double> values = to_doubles(from);
-  const std::size_t each = values.size() / static_cast<std::size_t>(c.experts);
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = f(i / each, values[i]);
-  from_doubles(values, to);
-}
-
-/// Expert e is y = (e+1) x.
-void multiply_by_experts(const RouterCase& c) {
-  apply_experts(c, c.rows, c.outputs, [](std::size_t expert, double x) { return static_cast<double>(expert + 1) * x; });
-}
-
-void combine(Ops& ops, RouterCase& c) {
-  ops.combine_rows_forward({.o = c.outputs,
-                            .row = c.by_token(c.row),
-                            .gate = c.by_token(c.gate),
-                            .residual = {},
-                            .y = c.by_token(c.combined)});
-}
-
-/// The tensors of a case without groups lose that axis.
-GoldenQuantity without_groups(ConstTensor x) { return golden_quantity(x, {x.shape[1], x.shape[2]}); }
-
-void compare_capacity(const GoldenFile& file, const std::string& at, const RouterCase& c, GoldenReport& report) {
-  report.compare_exactly(at + ": capacity", std::vector<double>{static_cast<double>(c.capacity)},
-                         std::vector<double>{static_cast<double>(file.h5().read_integer("/" + at, "C"))});
 }
 
 void run_top_k_case(const GoldenBackend& backend, const GoldenFile& file, const std::string& at, const Json& described,
@@ -136,9 +53,9 @@ void run_top_k_case(const GoldenBackend& backend, const GoldenFile& file, const 
                    .selected = c.selected,
                    .slot = c.slot,
                    .gate = c.gate});
-  dispatch(ops, c);
-  multiply_by_experts(c);
-  combine(ops, c);
+  c.dispatch(ops);
+  c.multiply_by_experts();
+  c.combine(ops);
 
   GoldenQuantities out;
   out["selected_expert"] = without_groups(c.selected);
@@ -155,80 +72,6 @@ void run_top_k_case(const GoldenBackend& backend, const GoldenFile& file, const 
   out["combined"] = without_groups(c.combined);
   file.compare({.name = "/" + at, .required = {"selected_expert", "slot", "combined"}, .inputs = {"gates", "data"}},
                out, golden_tolerances(ops), report);
-}
-
-/// What the original reports of experts that choose: by how many a token is taken, and the gates of those taken.
-void add_choice_metrics(const RouterCase& c, GoldenQuantities& out) {
-  const std::vector<double> slots = to_doubles(c.slot);
-  const std::vector<double> gates = to_doubles(c.gates);
-  std::vector<std::int64_t> experts_of_token(static_cast<std::size_t>(c.tokens), 0);
-  std::vector<double> taken;
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    if (slots[i] < 0) continue;
-    ++experts_of_token[i / static_cast<std::size_t>(c.experts)];
-    taken.push_back(gates[i]);
-  }
-  const auto [fewest, most] = std::minmax_element(experts_of_token.begin(), experts_of_token.end());
-  const auto [smallest, largest] = std::minmax_element(taken.begin(), taken.end());
-  out["metrics/num_experts_per_item_min"] = golden_integer(*fewest);
-  out["metrics/num_experts_per_item_max"] = golden_integer(*most);
-  out["metrics/min_selected_gate"] = golden_quantity(*smallest);
-  out["metrics/max_selected_gate"] = golden_quantity(*largest);
-  std::vector<std::int64_t> thresholds{c.experts};
-  for (std::int64_t t = 1; t <= c.experts; t *= 2) thresholds.push_back(t);
-  for (const std::int64_t t : thresholds) {
-    const auto tokens = std::count_if(experts_of_token.begin(), experts_of_token.end(),
-                                      [&](std::int64_t experts) { return experts >= t; });
-    out[text("metrics/ratio_processed_items_by_at_least_", t, "_experts")] =
-        golden_quantity(static_cast<double>(tokens) / static_cast<double>(c.tokens));
-  }
-}
-
-/// Experts choose tokens: a token has a choice of every expert, K = E.
-void run_experts_choice_case(const GoldenBackend& backend, const GoldenFile& file, const std::string& at,
-                             const Json& described, GoldenReport& report) {
-  ConfigKeys keys(described, "config.cases/" + at);
-  RouterCase c{};
-  c.groups = 1;
-  c.tokens = keys.at("S").as_integer();
-  c.experts = keys.at("E").as_integer();
-  c.choices = c.experts;
-  c.capacity = slots_per_expert(golden_capacity(keys), c.tokens, 1, c.experts);
-  c.width = file.shape("/" + at + "/data").at(1);
-  for (const char* key : {"case", "gates", "capacity_result"}) keys.ignore(key);
-  keys.done();
-  compare_capacity(file, at, c, report);
-
-  const RouterMemory memory(backend, c);
-  file.read("/" + at + "/gates", c.gates.view({c.tokens, c.experts}));
-  file.read("/" + at + "/data", c.data.view({c.tokens, c.width}));
-  Ops& ops = backend.ops;
-  ops.route_experts_choice({.logits = {},
-                            .noise = {},
-                            .valid = {},
-                            .capacity = c.capacity,
-                            .gates_clean = {},
-                            .gates = c.gates,
-                            .selected = c.selected,
-                            .slot = c.slot});
-  c.gate = c.gates;
-  dispatch(ops, c);
-  multiply_by_experts(c);
-  combine(ops, c);
-
-  // Where an expert's slot has the assignment a = token * E + expert:
-  GoldenQuantities out;
-  out["ec_token"] = golden_quantity(c.source, {c.experts, c.capacity});
-  out["ec_weight"] = {.values = {}, .shape = out["ec_token"].shape};
-  const std::vector<double> gates = to_doubles(c.gates);
-  for (double& assignment : out["ec_token"].values) {
-    out["ec_weight"].values.push_back(gates.at(static_cast<std::size_t>(assignment)));
-    assignment = std::floor(assignment / static_cast<double>(c.experts));
-  }
-  out["combined"] = without_groups(c.combined);
-  add_choice_metrics(c, out);
-  file.compare({.name = "/" + at, .required = {"ec_token", "ec_weight", "combined"}, .inputs = {"gates", "data"}}, out,
-               golden_tolerances(ops), report);
 }
 
 /// d of one loss, or of the combined outputs, by the clean logits. Each scale is 0 or 1.
@@ -323,10 +166,9 @@ void run_auxiliary_case(const GoldenBackend& backend, const GoldenFile& file, co
                              .load = c.load,
                              .gshard = c.gshard,
                              .z = c.z});
-  dispatch(ops, c);
-  apply_experts(c, c.rows, c.outputs,
-                [](std::size_t expert, double x) { return std::tanh(static_cast<double>(expert + 1) * x); });
-  combine(ops, c);
+  c.dispatch(ops);
+  c.apply_experts([](std::size_t expert, double x) { return std::tanh(static_cast<double>(expert + 1) * x); });
+  c.combine(ops);
 
   GoldenQuantities out;
   out["gates_clean"] = golden_quantity(c.gates_clean);
