@@ -38,7 +38,7 @@ Inputs inputs_of(Dtype real, const Sizes& s) {
 }
 
 struct Options {
-  bool noise = true, masked = false, in_place = false;
+  bool noise = true, masked = false, residual = false, in_place = false;
 };
 
 /// x_rnorm, mu_rnorm, dispatch, combine, dx, dmu, dscale
@@ -76,6 +76,7 @@ std::vector<OwnedTensor> run_soft_router(Ops& ops, const Inputs& in, const Optio
                               .dx = dx,
                               .dmu = dmu,
                               .dscale = dscale};
+  if (o.residual) backward.dresidual = in.dresidual;
   if (o.in_place) backward.ddispatch = backward.dlogits, backward.dresidual = backward.dx;
   ops.soft_router_backward(backward);
   return {x_rnorm, mu_rnorm, dispatch, combine, dx, dmu, dscale};
@@ -87,7 +88,7 @@ VerbCase soft_router_case(const Sizes& s, const Options& o) {
           [=](Ops& ops) { return run_soft_router(ops, inputs_of(ops.real(), s), o); }};
 }
 
-/// Slots, dw, dx of the tokens' mixture; y, dw, d_o of the slots'.
+/// Slots, dw, dx of the tokens' mixture; y twice, dw, d_o of the slots'.
 std::vector<OwnedTensor> run_mixes(Ops& ops, const OwnedTensor& x, const OwnedTensor& w, const OwnedTensor& o,
                                    bool in_place) {
   const Dtype real = ops.real();
@@ -98,8 +99,10 @@ std::vector<OwnedTensor> run_mixes(Ops& ops, const OwnedTensor& x, const OwnedTe
   MixSlotsForward forward{.o = o, .w = w, .residual = {}, .y = y};
   if (in_place) forward.residual = forward.y;
   ops.mix_slots_forward(forward);
+  OwnedTensor beside(real, x.shape());  // a residual that is not y
+  ops.mix_slots_forward({.o = o, .w = w, .residual = x, .y = beside});
   ops.mix_slots_backward({.dy = x, .o = o, .w = w, .dw = dw2, .d_o = d_o});
-  return {slots, dw, dx, y, dw2, d_o};
+  return {slots, dw, dx, y, beside, dw2, d_o};
 }
 
 VerbCase mix_case(const Sizes& s, bool in_place) {
@@ -117,7 +120,7 @@ VerbCase mix_case(const Sizes& s, bool in_place) {
 std::vector<VerbCase> soft_router_cases() {
   std::vector<VerbCase> cases;
   for (const Sizes& s : kSizes) {
-    cases.push_back(soft_router_case(s, {}));
+    cases.push_back(soft_router_case(s, {.noise = true, .masked = false, .residual = true}));
     cases.push_back(soft_router_case(s, {.noise = false, .masked = true}));
     cases.push_back(soft_router_case(s, {.noise = true, .masked = true, .in_place = true}));
     cases.push_back(mix_case(s, false));
