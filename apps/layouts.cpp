@@ -68,11 +68,11 @@ void make_data(const fs::path& folder) {
   constexpr std::int64_t images = 2048;
   constexpr std::int64_t side = 28;
   std::vector<std::uint8_t> pixels(images * side * side);
-  std::vector<std::uint8_t> labels(images);
+  std::vector<std::int32_t> labels(images);
   const Philox random(7, Purpose::test, 0);
   for (std::int64_t image = 0; image < images; ++image) {
     const std::int64_t label = random.bits(static_cast<std::uint64_t>(image)) % 10;
-    labels[static_cast<std::size_t>(image)] = static_cast<std::uint8_t>(label);
+    labels[static_cast<std::size_t>(image)] = static_cast<std::int32_t>(label);
     for (std::int64_t i = 0; i < side * side; ++i) {
       const std::int64_t at = image * side * side + i;
       const bool bright = (i / side / 7 * 4 + i % side / 7) % 10 == label;

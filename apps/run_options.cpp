@@ -1,5 +1,7 @@
 #include "apps/run_options.hpp"
 
+#include "train/presets.hpp"
+
 namespace vitrail {
 
 namespace {
@@ -48,6 +50,11 @@ Enum value_in(const Name<Enum> (&names)[n], const std::string& name) {
 }
 
 }  // namespace
+
+std::vector<std::string> token_order_names() { return names_of(kTokenOrders); }
+TokenOrder token_order_of(const std::string& name) { return value_in(kTokenOrders, name); }
+std::string name_of(TokenOrder order) { return name_in(kTokenOrders, order); }
+std::string name_of(RouterKind kind) { return name_in(kRouters, kind); }
 
 void add_model_options(Options& options, RunConfig& config, RunOptionTexts& texts) {
   ModelConfig& m = config.model;

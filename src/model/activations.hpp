@@ -18,7 +18,9 @@ struct PassShape {
   std::int64_t leaf_images = 0;      // B
   std::int64_t expert_parallel = 1;  // EP
   std::int64_t labels = 1;           // per image, at most
-  bool backward = true;              // false: evaluation only, blocks share their memory
+  std::int64_t mixup_images = 1;     // m: images that are mixed into one
+  bool backward = true;              // false: evaluation only, blocks share their memory but for what is counted
+  bool keep_routing = false;         // without backward: every MoE block keeps gates, choices and slots as well
 };
 
 /// What the random numbers of a pass are functions of, beside the seed: the step, and where in it the pass stands.
@@ -150,6 +152,9 @@ struct Activations {
   Tensor loss;        // [I]
   Tensor predicted;   // i32 [I]
   PassScratch scratch;
+  /// Images and targets before mixup, and its weights; none when one image is not mixed with others.
+  Tensor unmixed_images, unmixed_targets;
+  Tensor mix_weights;  // [leaves B m]
 };
 
 /// Lays out a pass in an arena (measuring or real); `real` is the back end's dtype. In a real arena it also fills in

@@ -177,24 +177,48 @@ std::vector<std::int64_t> moe_blocks_by_name(const std::string& name, std::int64
   return chosen;
 }
 
+namespace {
+
+/// Rows of the experts' MLPs per token: without rounding where the capacity is a factor.
+double slots_per_token(const ModelConfig& c) {
+  const double choices = c.router.kind == RouterKind::top_k ? static_cast<double>(c.router.selected) : 1.0;
+  if (c.router.capacity.factor && c.router.kind != RouterKind::soft) return choices * *c.router.capacity.factor;
+  return static_cast<double>(c.experts * c.slots()) / static_cast<double>(c.group_tokens());
+}
+
+/// An MoE block's router and experts, T tokens. Soft MoE: logits of every token and slot of the group, R = E*C, and
+/// products with the dispatch and the combine weights, which the other routers replace by copying rows.
+double moe_flops(const ModelConfig& c) {
+  const auto d = static_cast<double>(c.width);
+  const auto t = static_cast<double>(c.tokens());
+  const double experts = 4 * t * d * static_cast<double>(c.mlp_width) * slots_per_token(c);
+  if (c.router.kind != RouterKind::soft) return experts + 2 * t * d * static_cast<double>(c.experts);
+  const auto r = static_cast<double>(c.experts * c.slots());
+  return experts + 2 * t * d * r + 4 * t * r * d;
+}
+
+/// Attention pooling: one query of all tokens' keys and values, then the MLP of one token.
+double map_head_flops(const ModelConfig& c) {
+  const auto d = static_cast<double>(c.width);
+  const auto t = static_cast<double>(c.tokens());
+  return (4 * d * d + 4 * t * d * d) + 4 * t * d + 4 * d * static_cast<double>(c.mlp_width);
+}
+
+}  // namespace
+
 double forward_flops_per_image(const ModelConfig& c) {
   const auto d = static_cast<double>(c.width);
-  const auto f = static_cast<double>(c.mlp_width);
   const auto t = static_cast<double>(c.tokens());
-  const auto layers = static_cast<double>(c.blocks);
   const auto sparse = static_cast<double>(c.moe_blocks.size());
+  const auto dense = static_cast<double>(c.blocks) - sparse;
   const auto patch = static_cast<double>(c.patch_rows * c.patch_columns * c.channels);
-  const auto k = static_cast<double>(c.router.selected);
-  const auto e = static_cast<double>(c.experts);
-  const double slots_per_token = c.router.capacity.factor
-                                     ? k * *c.router.capacity.factor
-                                     : e * static_cast<double>(c.slots()) / static_cast<double>(c.group_tokens());
-  const auto rep = static_cast<double>(c.representation);
   double flops = 2 * static_cast<double>(c.patches()) * patch * d;
-  flops += layers * (8 * t * d * d + 4 * t * t * d);
-  flops += (layers - sparse) * 4 * t * d * f;
-  flops += sparse * (4 * t * d * f * slots_per_token + 2 * t * d * e);
-  flops += 2 * d * rep + 2 * (rep > 0 ? rep : d) * static_cast<double>(c.classes);
+  flops += static_cast<double>(c.blocks) * (8 * t * d * d + 4 * t * t * d);
+  flops += dense * 4 * t * d * static_cast<double>(c.mlp_width);
+  if (sparse > 0) flops += sparse * moe_flops(c);
+  if (c.classifier == Classifier::map) flops += map_head_flops(c);
+  flops += 2 * d * static_cast<double>(c.representation);
+  flops += 2 * static_cast<double>(c.features() * c.classes);
   return flops;
 }
 

@@ -47,6 +47,11 @@ class DropoutMask {
 
   /// True when nothing is drawn.
   [[nodiscard]] bool keeps_all() const { return least_ == 0; }
+
+  // For back ends that draw in vectors: an element is kept, times scale(), when the bits of its index are at least
+  // least(), which may be 2^32.
+  [[nodiscard]] const Philox& random() const { return random_; }
+  [[nodiscard]] std::uint64_t least() const { return least_; }
   [[nodiscard]] double scale() const { return scale_; }
 
  private:

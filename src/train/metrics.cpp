@@ -15,6 +15,10 @@ double MoeMetrics::drop_rate() const {
   return all > 0 ? static_cast<double>(all - placed) / static_cast<double>(all) : 0;
 }
 
+double MoeMetrics::processed_rate() const {
+  return tokens > 0 ? static_cast<double>(processed) / static_cast<double>(tokens) : 0;
+}
+
 double MoeMetrics::load_imbalance() const {
   const auto all = std::accumulate(assigned.begin(), assigned.end(), std::int64_t{0});
   if (all == 0) return 1;
@@ -31,6 +35,15 @@ double Metrics::drop_rate() const {
   return sum.drop_rate();
 }
 
+double Metrics::processed_rate() const {
+  MoeMetrics sum;
+  for (const MoeMetrics& block : moe) {
+    sum.tokens += block.tokens;
+    sum.processed += block.processed;
+  }
+  return sum.processed_rate();
+}
+
 double Metrics::load_imbalance() const {
   double largest = 1;
   for (const MoeMetrics& block : moe) largest = std::max(largest, block.load_imbalance());
@@ -40,11 +53,13 @@ double Metrics::load_imbalance() const {
 void MetricsCollector::add_pass(const Activations& acts, std::int64_t valid_images) {
   const std::vector<double> loss = to_doubles(acts.loss);
   const auto* predicted = acts.predicted.as<std::int32_t>();
-  const auto* labels = acts.labels.as<std::int32_t>();
+  const auto* labels = acts.labels.as<std::int32_t>();  // [I each]
+  const std::int64_t each = acts.shape.labels;
   for (std::size_t i = 0; i < loss.size(); ++i) {
     const bool counts = static_cast<std::int64_t>(i) < valid_images;
     losses_.push_back(counts ? loss[i] : 0);
-    if (counts && predicted[i] == labels[i]) ++correct_;
+    const auto* of_image = labels + static_cast<std::int64_t>(i) * each;
+    if (counts && std::find(of_image, of_image + each, predicted[i]) != of_image + each) ++correct_;
   }
   images_ += valid_images;
   ++passes_;
@@ -62,10 +77,10 @@ void MetricsCollector::add_pass(const Activations& acts, std::int64_t valid_imag
       std::fill(values.begin() + valid_groups, values.end(), 0.0);
       groups_.insert(groups_.end(), values.begin(), values.end());
     }
-    for (const Tensor& kind : {moe.assigned, moe.kept}) {
+    for (const Tensor& kind : {moe.assigned, moe.kept, moe.processed}) {
       const auto* values = kind.as<std::int64_t>();
-      counts_.resize(std::max(counts_.size(), count + static_cast<std::size_t>(config_.experts)));
-      for (std::int64_t e = 0; e < config_.experts; ++e) counts_[count++] += values[e];
+      counts_.resize(std::max(counts_.size(), count + static_cast<std::size_t>(kind.elements())));
+      for (std::int64_t i = 0; i < kind.elements(); ++i) counts_[count++] += values[i];
     }
   }
 }
@@ -119,9 +134,11 @@ Metrics MetricsCollector::finish(Communicator& world) {
     }
     for (double* sum : sums) *sum /= static_cast<double>(std::max<std::int64_t>(counts[counts.size() - 3], 1));
     const auto e = static_cast<std::size_t>(config_.experts);
-    const auto first = counts.begin() + static_cast<std::ptrdiff_t>(2 * b * e);
+    const auto first = counts.begin() + static_cast<std::ptrdiff_t>(b * (2 * e + 1));
     block.assigned.assign(first, first + static_cast<std::ptrdiff_t>(e));
     block.kept.assign(first + static_cast<std::ptrdiff_t>(e), first + static_cast<std::ptrdiff_t>(2 * e));
+    block.processed = first[static_cast<std::ptrdiff_t>(2 * e)];
+    block.tokens = metrics.images * config_.tokens();
     const RouterConfig& router = config_.router;
     metrics.auxiliary_loss += router.importance_weight * block.importance_loss + router.load_weight * block.load_loss +
                               router.gshard_weight * block.gshard_loss;

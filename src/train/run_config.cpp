@@ -9,6 +9,8 @@ void resolve(RunConfig& config) {
   config.model.moe_blocks = moe_blocks_by_name(config.moe, config.model.blocks);
   config.model.check();
   VITRAIL_EXPECT(config.shift >= 0, ExitCode::usage, text("--shift ", config.shift), "it counts pixels, each way", "");
+  (void)make_target_values(config);
+  (void)make_mixup(config);
 }
 
 std::int64_t total_steps(const RunConfig& config, std::int64_t examples) {
@@ -191,6 +193,33 @@ Loss make_loss(const RunConfig& config) {
   return config.loss == "softmax" ? Loss::softmax : Loss::sigmoid;
 }
 
+// (1 - a) y + a / V, for y = 1 and y = 0
+TargetValues make_target_values(const RunConfig& config) {
+  const double a = config.label_smoothing;
+  VITRAIL_EXPECT(a >= 0 && a < 1, ExitCode::usage, text("--label-smoothing ", a),
+                 "it is the part of a label that goes to all classes alike, in [0, 1)", "");
+  const double off = a / static_cast<double>(config.model.classes);
+  return {1 - a + off, off};
+}
+
+Mixup make_mixup(const RunConfig& config) {
+  const std::vector<std::pair<std::string, MixupDraw>> draws = {
+      {"step", MixupDraw::step}, {"leaf", MixupDraw::leaf}, {"image", MixupDraw::image}};
+  const auto draw =
+      std::find_if(draws.begin(), draws.end(), [&](const auto& entry) { return entry.first == config.mixup_draw; });
+  VITRAIL_EXPECT(draw != draws.end(), ExitCode::usage, text("--mixup-draw ", config.mixup_draw),
+                 "the draws are for every step, leaf or image",
+                 did_you_mean(config.mixup_draw, std::vector<std::string>{"step", "leaf", "image"}));
+  VITRAIL_EXPECT(config.mixup >= 0 && std::isfinite(config.mixup), ExitCode::usage, text("--mixup ", config.mixup),
+                 "the concentration is a number from 0 up", "0 is no mixup");
+  if (config.mixup == 0) return {};
+  VITRAIL_EXPECT(config.mixup_images >= 2 && config.mixup_images <= config.leaf_images, ExitCode::usage,
+                 text("--mixup-images ", config.mixup_images),
+                 text("an image is mixed with at least one other of its leaf of ", config.leaf_images),
+                 "Use fewer, or a larger --leaf-images");
+  return {config.mixup, draw->second, config.mixup_images};
+}
+
 Layout make_layout(const RunConfig& config, std::int64_t rank, std::int64_t ranks) {
   Layout layout{config.batch, config.leaf_images, config.leaves_per_pass, ranks, rank, config.expert_parallel};
   if (layout.leaves_per_pass == 0 && layout.leaf_images > 0 && ranks > 0) {
@@ -202,66 +231,6 @@ Layout make_layout(const RunConfig& config, std::int64_t rank, std::int64_t rank
   }
   layout.check(config.model);
   return layout;
-}
-
-namespace {
-
-/// The small model of the quickstart: Fashion-MNIST on two cores.
-RunConfig fmnist() {
-  RunConfig c;
-  ModelConfig& m = c.model;
-  m.image_height = m.image_width = 28;
-  m.channels = 1;
-  m.patch_rows = m.patch_columns = 4;
-  m.width = 64;
-  m.mlp_width = 256;
-  m.heads = 4;
-  m.blocks = 2;
-  m.classes = 10;
-  m.experts = 8;
-  m.experts_alike = false;
-  m.router.selected = 2;
-  c.moe = "every-2";
-  c.batch = 64;
-  c.leaf_images = 16;
-  c.epochs = 8;
-  c.learning_rate = 3e-3;
-  c.final_learning_rate = 0;
-  c.beta2 = 0.99;
-  c.weight_decay = 0.05;
-  c.schedule = "cosine";
-  return c;
-}
-
-/// Its dense twin of equal FLOPs: an MoE block works on K * 1.05 slots per token, so every MLP is (1 + K * 1.05) / 2 as
-/// wide, to a multiple of 8.
-RunConfig fmnist_dense() {
-  RunConfig c = fmnist();
-  c.moe = "none";
-  c.model.mlp_width = 400;
-  return c;
-}
-
-using Maker = RunConfig (*)();
-const std::vector<std::pair<std::string, Maker>>& presets() {
-  static const std::vector<std::pair<std::string, Maker>> all = {{"fmnist", fmnist}, {"fmnist-dense", fmnist_dense}};
-  return all;
-}
-
-}  // namespace
-
-std::vector<std::string> preset_names() {
-  std::vector<std::string> names;
-  for (const auto& [name, maker] : presets()) names.push_back(name);
-  return names;
-}
-
-RunConfig preset(const std::string& name) {
-  for (const auto& [known, maker] : presets()) {
-    if (known == name) return maker();
-  }
-  fail(ExitCode::usage,
-       {text("unknown preset '", name, "'"), "see --help for the presets", did_you_mean(name, preset_names())});
 }
 
 }  // namespace vitrail

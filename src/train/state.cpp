@@ -29,9 +29,11 @@ std::optional<FlatLayout> expert_layout_of(const RunConfig& config, const Layout
 
 }  // namespace
 
-TrainState::TrainState(const RunConfig& config_, Device& device_, Ops& ops_, Communicator& world)
+TrainState::TrainState(const RunConfig& config_, Device& device_, Ops& ops_, Communicator& world,
+                       std::int64_t labels_per_image_)
     : config(config_),
       layout(make_layout(config_, world.rank(), world.size())),
+      labels_per_image(labels_per_image_),
       device(device_),
       ops(ops_),
       ranks(world, layout),
@@ -69,7 +71,12 @@ void TrainState::lay_out(Arena& parameter_arena, Arena& gradient_arena, Arena& o
   }
   params = bind_params(config.model, table, parameters);
   gradients = bind_params(config.model, table, gradient_tensors);
-  acts = lay_out_activations(activation_arena, real, config.model, {p, layout.leaf_images, ep, true});
+  acts = lay_out_activations(activation_arena, real, config.model,
+                             {.leaves = p,
+                              .leaf_images = layout.leaf_images,
+                              .expert_parallel = ep,
+                              .labels = labels_per_image,
+                              .mixup_images = make_mixup(config).images});
 }
 
 void TrainState::initialize_parameters() {

@@ -46,11 +46,13 @@ struct ParameterShare {
 
 class TrainState {
  public:
-  /// Allocates everything and gives the parameters their initial values. Collective. `world` must outlive the state.
-  TrainState(const RunConfig& config, Device& device, Ops& ops, Communicator& world);
+  /// Allocates everything and gives the parameters their initial values. Images of the data have at most
+  /// `labels_per_image` labels. Collective. `world` must outlive the state.
+  TrainState(const RunConfig& config, Device& device, Ops& ops, Communicator& world, std::int64_t labels_per_image = 1);
 
   const RunConfig config;
   const Layout layout;
+  const std::int64_t labels_per_image;
   Device& device;
   Ops& ops;
   Ranks ranks;

@@ -1,6 +1,8 @@
+#include <cmath>
+
 #include <gtest/gtest.h>
 
-#include "train/run_config.hpp"
+#include "train/presets.hpp"
 
 namespace vitrail {
 namespace {
@@ -16,21 +18,6 @@ std::string refusal(const Call& call) {
   }
   ADD_FAILURE() << "nothing was refused";
   return "";
-}
-
-TEST(RunConfig, EveryPresetResolvesAndHasALayout) {
-  for (const std::string& name : preset_names()) {
-    RunConfig config = preset(name);
-    resolve(config);
-    EXPECT_EQ(make_layout(config, 0, 1).passes(), 1) << name;
-    EXPECT_GT(total_steps(config, 60000), 0) << name;
-    (void)make_schedule(config, 100);
-    (void)make_loss(config);
-  }
-}
-
-TEST(RunConfig, AMisspeltPresetNamesTheNearest) {
-  EXPECT_NE(refusal([] { (void)preset("fmnits"); }).find("'fmnist'"), std::string::npos);
 }
 
 TEST(RunConfig, TheLengthIsGivenOnce) {
@@ -74,6 +61,42 @@ TEST(RunConfig, UnknownNamesAreRefusedWithTheNearest) {
   EXPECT_NE(refusal([&] { (void)make_schedule(config, 10); }).find("'cosine'"), std::string::npos);
   config.loss = "softmx";
   EXPECT_NE(refusal([&] { (void)make_loss(config); }).find("'softmax'"), std::string::npos);
+  config.mixup_draw = "laef";
+  EXPECT_NE(refusal([&] { (void)make_mixup(config); }).find("'leaf'"), std::string::npos);
+}
+
+TEST(RunConfig, SmoothingSharesOutAPartOfTheLabel) {
+  RunConfig config;
+  config.model.classes = 4;
+  EXPECT_EQ(make_target_values(config).on, 1);
+  EXPECT_EQ(make_target_values(config).off, 0);
+  config.label_smoothing = 0.1;
+  EXPECT_DOUBLE_EQ(make_target_values(config).on, 0.925);
+  EXPECT_DOUBLE_EQ(make_target_values(config).off, 0.025);
+  for (const double wrong : {-0.1, 1.0, std::nan("")}) {
+    config.label_smoothing = wrong;
+    EXPECT_NE(refusal([&] { resolve(config); }).find("--label-smoothing"), std::string::npos);
+  }
+}
+
+TEST(RunConfig, MixupFitsIntoALeaf) {
+  RunConfig config = preset("fmnist");
+  config.leaf_images = 4;
+  config.mixup_images = 5;
+  EXPECT_EQ(make_mixup(config).images, 1);  // off: the number says nothing
+  config.mixup = 0.2;
+  EXPECT_NE(refusal([&] { resolve(config); }).find("--mixup-images 5"), std::string::npos);
+  config.mixup_images = 1;
+  EXPECT_NE(refusal([&] { resolve(config); }).find("--mixup-images 1"), std::string::npos);
+  config.mixup_images = 4;
+  config.mixup_draw = "image";
+  EXPECT_EQ(make_mixup(config).images, 4);
+  EXPECT_EQ(make_mixup(config).draw, MixupDraw::image);
+  EXPECT_EQ(make_mixup(config).concentration, 0.2);
+  for (const double wrong : {-0.2, std::nan(""), HUGE_VAL}) {
+    config.mixup = wrong;
+    EXPECT_NE(refusal([&] { resolve(config); }).find("--mixup "), std::string::npos);
+  }
 }
 
 TEST(RunConfig, OptimizersTakeTheirSettings) {
