@@ -33,7 +33,8 @@ struct Recipe {
 /// ones and override them.
 const std::vector<Recipe>& further_recipes() {
   static const std::vector<Recipe> recipes = {
-      {"sgd", {"--optimizer", "sgd", "--learning-rate", "0.05", "--schedule", "polynomial", "--power", "2"}},
+      {"sgd", {"--optimizer", "sgd", "--learning-rate", "0.05", "--schedule", "polynomial", "--power", "2",
+        "--average-decay", "0.9"}},
       {"adafactor", {"--optimizer", "adafactor", "--factored-above", "16", "--bf16-momentum"}, true},
   };
   return recipes;

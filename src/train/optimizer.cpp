@@ -41,6 +41,16 @@ std::vector<std::int64_t> optimizer_pieces(const OptimizerConfig& config, const 
   return adafactor_pieces(table, config.factored_above, all_experts_here);
 }
 
+void expect_some_are_frozen(const OptimizerConfig& config, const std::vector<ParameterSpec>& table) {
+  if (config.frozen.empty()) return;
+  const auto frozen =
+      std::count_if(table.begin(), table.end(), [&](const auto& spec) { return is_frozen(config, spec.name); });
+  VITRAIL_EXPECT(frozen > 0, ExitCode::usage, text("--frozen '", config.frozen, "'"),
+                 "it is found in no parameter's name", text("Names are like ", table.front().name));
+  VITRAIL_EXPECT(frozen < std::ssize(table), ExitCode::usage, text("--frozen '", config.frozen, "'"),
+                 "it is found in every parameter's name: nothing would be trained", "");
+}
+
 void Optimizer::PerTensor::add(const OptimizerConfig& config, const std::vector<ParameterSpec>& table,
                                std::size_t tensor) {
   if (!decay.empty() && tensor == last) {

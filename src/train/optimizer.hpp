@@ -48,6 +48,9 @@ struct OptimizerConfig {
 std::vector<std::int64_t> optimizer_pieces(const OptimizerConfig& config, const std::vector<ParameterSpec>& table,
                                            bool all_experts_here);
 
+/// Error (usage) when the pattern of frozen parameters names none of the table, or all.
+void expect_some_are_frozen(const OptimizerConfig& config, const std::vector<ParameterSpec>& table);
+
 /// Consecutive elements of a logical tensor of an optimizer's state.
 struct StatePiece {
   std::string name;        ///< "adam_m/head/kernel" ...

@@ -41,6 +41,7 @@ TrainState::TrainState(const RunConfig& config_, Device& device_, Ops& ops_, Com
       pieces(optimizer_pieces(make_optimizer(config), table, layout.expert_parallel == 1)),
       dense_layout(table, 0, 0, world.size(), pieces),
       expert_layout(expert_layout_of(config, layout, table, pieces)) {
+  expect_some_are_frozen(make_optimizer(config), table);
   Arena measured[] = {Arena("parameters"), Arena("gradients"), Arena("optimizer"), Arena("activations")};
   lay_out(measured[0], measured[1], measured[2], measured[3]);
   parameter_arena_ = std::make_unique<Arena>("parameters", device, measured[0].bytes());

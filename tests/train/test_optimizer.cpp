@@ -156,6 +156,18 @@ TEST(Optimizer, RefusesContradictionsAndBadPatterns) {
   EXPECT_TRUE(refused(broken));
 }
 
+TEST(Optimizer, RefusesAFrozenPatternThatNamesNothingOrEverything) {
+  const std::vector<ParameterSpec> table = {{"Encoder/kernel", {1}}, {"head/kernel", {1}}};
+  OptimizerConfig config;
+  EXPECT_NO_THROW(expect_some_are_frozen(config, table));
+  config.frozen = "^Encoder";
+  EXPECT_NO_THROW(expect_some_are_frozen(config, table));
+  for (const char* pattern : {"encoder", "kernel"}) {
+    config.frozen = pattern;
+    EXPECT_THROW(expect_some_are_frozen(config, table), Error) << pattern;
+  }
+}
+
 // --- SGD -------------------------------------------------------------------------------------------------------------
 
 OptimizerConfig sgd(double momentum) {
@@ -304,7 +316,7 @@ TEST(Adafactor, CanFactorOverExpertsThatAreTogether) {
 
 // --- The running average ---------------------------------------------------------------------------------------------
 
-TEST(Optimizer, AveragesBeginAsTheParameters) {
+TEST(Optimizer, AveragesBeginAsTheParametersAndFollowThemAfterEveryUpdate) {
   const std::vector<ParameterSpec> table = {{"a", {2}}};
   const FlatLayout layout(table, 0, 0, 1);
   const auto device = make_cpu_device();
@@ -320,6 +332,12 @@ TEST(Optimizer, AveragesBeginAsTheParameters) {
   ASSERT_EQ(state.size(), 1U);
   EXPECT_EQ(state[0].name, "average/a");
   EXPECT_EQ(state[0].data.as<double>()[0], 2);
+  EXPECT_EQ(state[0].data.as<double>()[1], 4);
+  const Tensor gradient = arena.allocate(Dtype::f64, {layout.elements()});
+  gradient.as<double>()[0] = 4;
+  optimizer.update(*make_reference_ops(), gradient, 1, 1, 1, parameter);
+  EXPECT_EQ(parameter.as<double>()[0], -2);
+  EXPECT_EQ(state[0].data.as<double>()[0], .75 * 2 - .25 * 2);
   EXPECT_EQ(state[0].data.as<double>()[1], 4);
 }
 
