@@ -100,7 +100,7 @@ struct Bench {
 };
 
 Metrics evaluate(const Bench& bench, const ModelConfig& model) {
-  Evaluator evaluator(model, bench.layout, bench.device, bench.ops);
+  Evaluator evaluator(model, bench.layout, bench.device, bench.ops, bench.dataset.labels_per_image());
   std::vector<std::int64_t> numbers;
   return evaluator.run(bench.params, bench.ranks, make_loss(bench.config), bench.dataset.images(),
                        [&](std::int64_t first, std::int64_t count, Activations& acts) {

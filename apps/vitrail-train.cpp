@@ -143,7 +143,7 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
   const auto checkpoint = find_checkpoint(config, world);
   const auto device = make_cpu_device();
   const auto ops = make_ops(config, world);
-  TrainState state(config, *device, *ops, world);
+  TrainState state(config, *device, *ops, world, dataset.labels_per_image());
   Trainer trainer(state, last_step);
   if (checkpoint) {
     const CheckpointReader reader(*checkpoint, world.rank() == 0);  // one reads every byte for all

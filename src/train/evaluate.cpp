@@ -5,9 +5,14 @@
 
 namespace vitrail {
 
-Evaluator::Evaluator(const ModelConfig& config, const Layout& layout, Device& device, Ops& ops)
+Evaluator::Evaluator(const ModelConfig& config, const Layout& layout, Device& device, Ops& ops,
+                     std::int64_t labels_per_image)
     : config_(config), layout_(layout), device_(device), ops_(ops) {
-  const PassShape shape{layout.leaves_per_pass, layout.leaf_images, layout.expert_parallel, false};
+  const PassShape shape{.leaves = layout.leaves_per_pass,
+                        .leaf_images = layout.leaf_images,
+                        .expert_parallel = layout.expert_parallel,
+                        .labels = labels_per_image,
+                        .backward = false};
   Arena measured("evaluation");
   (void)lay_out_activations(measured, ops.real(), config, shape);
   arena_ = std::make_unique<Arena>("evaluation", device, measured.bytes());
@@ -38,9 +43,10 @@ Metrics Evaluator::run(const VitMoeParams& params, const Ranks& ranks, Loss loss
     const std::int64_t count = std::clamp<std::int64_t>(images - first, 0, layout_.pass_images());
     if (count < layout_.pass_images()) {
       device_.zero(acts_.raw_images);
-      device_.zero(acts_.labels);
+      std::fill_n(acts_.labels.as<std::int32_t>(), acts_.labels.elements(), -1);
     }
     if (count > 0) fetch(first, count, acts_);
+    acts_.random = layout_.randomness(config_, 0, 0, pass_begin / per_pass);  // of random orders and choices
     pass(params, ranks, loss, count);
     collector.add_pass(acts_, count);
   }

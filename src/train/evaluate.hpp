@@ -13,8 +13,10 @@ using FetchImages = std::function<void(std::int64_t first, std::int64_t count, A
 class Evaluator {
  public:
   /// Lays out memory for passes of leaves_per_pass leaves of leaf_images images per rank. `config` may differ from the
-  /// training's in everything that is no parameter: K, capacity, token order, group size.
-  Evaluator(const ModelConfig& config, const Layout& layout, Device& device, Ops& ops);
+  /// training's in everything that is no parameter: K, capacity, token order, group size. Images of the data have at
+  /// most `labels_per_image` labels.
+  Evaluator(const ModelConfig& config, const Layout& layout, Device& device, Ops& ops,
+            std::int64_t labels_per_image = 1);
 
   /// The last pass is filled up with images that are masked out of routing and metrics. Collective.
   Metrics run(const VitMoeParams& params, const Ranks& ranks, Loss loss, std::int64_t images, const FetchImages& fetch);

@@ -40,11 +40,13 @@ double Metrics::load_imbalance() const {
 void MetricsCollector::add_pass(const Activations& acts, std::int64_t valid_images) {
   const std::vector<double> loss = to_doubles(acts.loss);
   const auto* predicted = acts.predicted.as<std::int32_t>();
-  const auto* labels = acts.labels.as<std::int32_t>();
+  const auto* labels = acts.labels.as<std::int32_t>();  // [I each]
+  const std::int64_t each = acts.shape.labels;
   for (std::size_t i = 0; i < loss.size(); ++i) {
     const bool counts = static_cast<std::int64_t>(i) < valid_images;
     losses_.push_back(counts ? loss[i] : 0);
-    if (counts && predicted[i] == labels[i]) ++correct_;
+    const auto* of_image = labels + static_cast<std::int64_t>(i) * each;
+    if (counts && std::find(of_image, of_image + each, predicted[i]) != of_image + each) ++correct_;
   }
   images_ += valid_images;
   ++passes_;

@@ -27,7 +27,7 @@ struct MoeMetrics {
 
 struct Metrics {
   std::int64_t images = 0;
-  std::int64_t correct = 0;
+  std::int64_t correct = 0;   ///< the predicted class is one of the image's labels
   double main_loss = 0;       ///< mean over images
   double auxiliary_loss = 0;  ///< weighted; sum over blocks, mean over groups
   std::vector<MoeMetrics> moe;

@@ -10,6 +10,7 @@
 
 #include "model/layout.hpp"
 #include "model/vit_moe.hpp"
+#include "train/mixup.hpp"
 #include "train/optimizer.hpp"
 #include "train/schedule.hpp"
 
@@ -51,7 +52,7 @@ struct RunConfig {
   double transition_steps = 0.1;                  ///< of exponential; like warmup
   bool staircase = false;                         ///< of exponential: in steps
   double learning_rate = 1e-3;
-  double final_learning_rate = 1e-5;
+  double final_learning_rate = 1e-5;              ///< of exponential: a limit; 0: none
   double warmup = 0.1;  ///< below 1: share of the steps; from 1: steps
   double timescale = 10000;
   double cooldown = 0;     ///< like warmup
@@ -74,6 +75,13 @@ struct RunConfig {
   std::optional<std::int64_t> stop_after;  ///< steps in this job, for testing resumption
 };
 
+/// What one_hot writes into the targets of a training step, for a class that is a label and for one that is not:
+/// label smoothing.
+struct TargetValues {
+  double on = 1;
+  double off = 0;
+};
+
 /// Fills in what follows from other settings (model.moe_blocks) and checks the model.
 void resolve(RunConfig& config);
 /// Steps of the whole run: `steps`, or ceil(epochs * examples / batch). Error (usage) unless exactly one is given.
@@ -86,6 +94,10 @@ std::vector<std::string> schedule_names();
 Schedule make_schedule(const RunConfig& config, std::int64_t total);
 OptimizerConfig make_optimizer(const RunConfig& config);
 Loss make_loss(const RunConfig& config);
+/// Error (usage) for a smoothing outside [0, 1).
+TargetValues make_target_values(const RunConfig& config);
+/// Error (usage) for a concentration below 0, an unknown draw, and more images than a leaf has.
+Mixup make_mixup(const RunConfig& config);
 /// The layout of a rank; fills in leaves_per_pass = 0. Checked.
 Layout make_layout(const RunConfig& config, std::int64_t rank, std::int64_t ranks);
 

@@ -171,6 +171,51 @@ TEST(ModelConfig, RefusesWhatCannotBe) {
   refuses([](ModelConfig& c) { c.router.noise_std = -1; }, "noise_std");
   refuses([](ModelConfig& c) { c.router.capacity.factor = 0; }, "capacity factor");
   refuses([](ModelConfig& c) { c.classes = 0; }, "classes");
+  refuses([](ModelConfig& c) { c.dropout = 1; }, "--dropout 1");
+  refuses([](ModelConfig& c) { c.attention_dropout = -0.1; }, "--attention-dropout");
+  refuses([](ModelConfig& c) { c.expert_dropout = std::nan(""); }, "--expert-dropout");
+  refuses([](ModelConfig& c) { c.stochastic_depth = 1.5; }, "--stochastic-depth");
+  refuses([](ModelConfig& c) { c.router.z_weight = -1; }, "--z-weight");
+  refuses([](ModelConfig& c) { c.router.random_blocks = {5, 6}; }, "block 6");
+  refuses(
+      [](ModelConfig& c) {
+        c.positions = PositionEmbedding::sincos2d;
+        c.width = 510;
+        c.heads = 1;
+      },
+      "sincos2d");
+  refuses(
+      [](ModelConfig& c) {
+        c.router.kind = RouterKind::experts_choice;
+        c.router.capacity.factor = 33;
+      },
+      "cannot choose a token twice");
+  refuses(
+      [](ModelConfig& c) {
+        c.router.kind = RouterKind::experts_choice;
+        c.router.order = TokenOrder::prioritized;
+      },
+      "--token-order");
+  refuses(
+      [](ModelConfig& c) {
+        c.router.kind = RouterKind::soft;
+        c.router.normalize_gates = true;
+      },
+      "--router soft");
+}
+
+TEST(Slots, OfExpertsChoiceAndSoftMoeKnowNoK) {
+  ModelConfig c = backbone("S/32");
+  c.moe_blocks = {5, 7};
+  c.router.capacity.factor = 1.0;
+  EXPECT_EQ(c.slots(), 28) << "8 images of 50 tokens, K = 2 choices, 32 experts: 25, up to a multiple of 4";
+  EXPECT_EQ(c.choices(), 2);
+  c.router.kind = RouterKind::experts_choice;
+  EXPECT_EQ(c.slots(), 16) << "12.5 up";
+  EXPECT_EQ(c.choices(), 32);
+  c.router.kind = RouterKind::soft;
+  EXPECT_EQ(c.slots(), 12) << "half to even, no multiple";
+  EXPECT_EQ(c.choices(), 1);
 }
 
 }  // namespace
