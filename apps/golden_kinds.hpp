@@ -17,6 +17,10 @@ void run_golden_optimizer(const GoldenBackend& backend, const GoldenFile& file, 
 void run_golden_schedule(const GoldenFile& file, GoldenReport& report);
 /// Images and targets mixed with given draws of the weights.
 void run_golden_mixup(const GoldenBackend& backend, const GoldenFile& file, GoldenReport& report);
+/// Few-shot accuracies from given features. The same on every back end.
+void run_golden_fewshot(const GoldenFile& file, GoldenReport& report);
+/// Position embeddings at another resolution. The same on every back end.
+void run_golden_posembed(const GoldenFile& file, GoldenReport& report);
 /// Whole training steps.
 void run_golden_trajectory(const GoldenBackend& backend, const GoldenFile& file, GoldenReport& report);
 

@@ -51,6 +51,11 @@ Enum value_in(const Name<Enum> (&names)[n], const std::string& name) {
 
 }  // namespace
 
+std::vector<std::string> token_order_names() { return names_of(kTokenOrders); }
+TokenOrder token_order_of(const std::string& name) { return value_in(kTokenOrders, name); }
+std::string name_of(TokenOrder order) { return name_in(kTokenOrders, order); }
+std::string name_of(RouterKind kind) { return name_in(kRouters, kind); }
+
 void add_model_options(Options& options, RunConfig& config, RunOptionTexts& texts) {
   ModelConfig& m = config.model;
   RouterConfig& r = m.router;

@@ -11,13 +11,17 @@
 
 namespace vitrail {
 
-void expect_data_fits(const Dataset& dataset, const ModelConfig& model) {
+void expect_images_fit(const Dataset& dataset, const ModelConfig& model) {
   const ImageShape& image = dataset.image();
   VITRAIL_EXPECT(
       image.height == model.image_height && image.width == model.image_width && image.channels == model.channels,
       ExitCode::data, text(dataset.name(), " has images of ", image.height, "x", image.width, "x", image.channels),
       text("the model takes ", model.image_height, "x", model.image_width, "x", model.channels),
       "Set --image-height, --image-width and --channels, or choose other data");
+}
+
+void expect_data_fits(const Dataset& dataset, const ModelConfig& model) {
+  expect_images_fit(dataset, model);
   VITRAIL_EXPECT(dataset.classes() == model.classes, ExitCode::data,
                  text(dataset.name(), " has ", dataset.classes(), " classes"), text("the model has ", model.classes),
                  text("Set --classes ", dataset.classes()));

@@ -23,6 +23,7 @@ enum class Purpose : std::uint16_t {
   mixup = 6,           ///< layer = attempt, index: train/mixup.cpp
   token_order = 7,     ///< index = global token
   random_experts = 8,  ///< index = global token * E + expert
+  few_shot = 12,       ///< step = class, index = training image: train/fewshot.cpp
   test = 15,
 };
 

@@ -92,13 +92,21 @@ void lay_out_soft(const Sizes& z, MoeActivations& moe) {
   }
 }
 
-MoeActivations lay_out_moe(const Sizes& z) {
-  MoeActivations moe;
-  (z.soft() ? lay_out_soft : lay_out_choices)(z, moe);
-  moe.source = z.make(Dtype::i32, {z.owners, z.leaves, z.experts_here, z.slots});
+/// What metrics read of every block after the pass.
+void lay_out_counts(const Sizes& z, MoeActivations& moe) {
   for (Tensor* x : {&moe.importance, &moe.load, &moe.gshard, &moe.z}) *x = z.make({z.groups});
   for (Tensor* x : {&moe.assigned, &moe.kept}) *x = z.make(Dtype::i64, {z.c.experts});
   moe.processed = z.make(Dtype::i64, {1});
+}
+
+/// What the router says of every token.
+void lay_out_routing(const Sizes& z, MoeActivations& moe) { (z.soft() ? lay_out_soft : lay_out_choices)(z, moe); }
+
+MoeActivations lay_out_moe(const Sizes& z) {
+  MoeActivations moe;
+  lay_out_routing(z, moe);
+  lay_out_counts(z, moe);
+  moe.source = z.make(Dtype::i32, {z.owners, z.leaves, z.experts_here, z.slots});
   moe.expert_x = z.make(z.owner_rows(z.d));
   moe.expert_u = z.make(z.owner_rows(z.f));
   moe.o = z.make(z.home_rows());
@@ -226,7 +234,12 @@ Activations lay_out_activations(Arena& arena, Dtype real, const ModelConfig& c, 
     Tensor& x = stream[block % 2];
     if (keep || x.elements() == 0) x = z.make({z.leaves, z.n, z.d});
     BlockActivations& shared = moe ? sparse : dense;
-    if (keep || shared.norm0.y.elements() == 0) shared = lay_out_block(z, moe, x);
+    if (keep || shared.norm0.y.elements() == 0) {
+      shared = lay_out_block(z, moe, x);
+    } else if (moe) {
+      lay_out_counts(z, shared.moe);
+      if (shape.keep_routing) lay_out_routing(z, shared.moe);
+    }
     shared.x = x;
     shared.index = shared.moe.block = block;
     acts.blocks.push_back(shared);

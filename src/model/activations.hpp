@@ -19,7 +19,8 @@ struct PassShape {
   std::int64_t expert_parallel = 1;  // EP
   std::int64_t labels = 1;           // per image, at most
   std::int64_t mixup_images = 1;     // m: images that are mixed into one
-  bool backward = true;              // false: evaluation only, blocks share their memory
+  bool backward = true;              // false: evaluation only, blocks share their memory but for what is counted
+  bool keep_routing = false;         // without backward: every MoE block keeps gates, choices and slots as well
 };
 
 /// What the random numbers of a pass are functions of, beside the seed: the step, and where in it the pass stands.

@@ -68,6 +68,8 @@ struct RunConfig {
   std::vector<std::filesystem::path> data;
   std::filesystem::path run_dir;
   std::filesystem::path init_from;  ///< a checkpoint whose parameters the run starts with (train/initial_weights.hpp)
+  bool init_average = false;        ///< take that checkpoint's running average of the weights
+  bool new_head = false;            ///< but not its head
   bool resume = false;
   std::int64_t save_every = 0;  ///< steps; 0: at the end only
   std::int64_t keep_last = 2;

@@ -98,14 +98,14 @@ class Programs(unittest.TestCase):
         cls.runs = 0
 
     @classmethod
-    def pack(cls, output, images, seed=1, height=HEIGHT, classes=CLASSES, shards=3):
+    def pack(cls, output, images, seed=1, height=HEIGHT, width=WIDTH, classes=CLASSES, shards=3):
         """Images whose brightness says their class, with noise."""
         draw = random.Random(seed)
         labels = bytes(draw.randrange(classes) for _ in range(images))
         pixels = bytes(
-            min(255, 40 * label + draw.randrange(90)) for label in labels for _ in range(height * WIDTH)
+            min(255, 40 * label + draw.randrange(90)) for label in labels for _ in range(height * width)
         )
-        cls.pack_bytes(output, idx([images, height, WIDTH], pixels), idx([images], labels), classes, shards)
+        cls.pack_bytes(output, idx([images, height, width], pixels), idx([images], labels), classes, shards)
 
     @classmethod
     def pack_several_labels(cls, output, images, seed=1):

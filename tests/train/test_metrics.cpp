@@ -18,6 +18,18 @@ TEST(MoeMetrics, DropRateAndImbalanceOfKnownCounts) {
   EXPECT_EQ(MoeMetrics().drop_rate(), 0);
 }
 
+TEST(MoeMetrics, TokensThatAnExpertWorksOn) {
+  MoeMetrics moe;
+  EXPECT_EQ(moe.processed_rate(), 0);
+  moe.tokens = 40;
+  moe.processed = 30;
+  EXPECT_DOUBLE_EQ(moe.processed_rate(), 0.75);
+  Metrics metrics;
+  metrics.moe = {moe, moe};
+  metrics.moe[1].processed = 10;
+  EXPECT_DOUBLE_EQ(metrics.processed_rate(), 0.5);
+}
+
 TEST(Metrics, AuxiliaryLossIsTheWeightedSumOverBlocks) {
   Metrics metrics;
   metrics.main_loss = 2;
