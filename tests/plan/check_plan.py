@@ -3,8 +3,8 @@
 
     check_plan.py PROGRAM
 
-What is seen is that tables and JSON say the same, that totals are those of the tensors, that options count, and that bad
-ones end with one clear line. That the numbers are the paper's is seen by the unit tests of the presets.
+What is seen is that tables and JSON say the same, that totals are those of the tensors, that options count, and that
+bad ones end with one clear line. That the numbers are the paper's is seen by the unit tests of the presets.
 """
 
 import json
