@@ -21,7 +21,8 @@ LoadedModel::LoadedModel(const ModelConfig& config, const Layout& layout, Dtype 
 }
 
 Metrics evaluate(const Bench& bench, const ModelConfig& model, const AfterPass& after_pass) {
-  Evaluator evaluator(model, bench.layout, bench.device, bench.ops, after_pass != nullptr);
+  Evaluator evaluator(model, bench.layout, bench.device, bench.ops, bench.dataset.labels_per_image(),
+                      after_pass != nullptr);
   std::vector<std::int64_t> numbers;
   const auto fetch = [&](std::int64_t first, std::int64_t count, Activations& acts) {
     numbers.clear();

@@ -2,6 +2,7 @@
 
 #include <iostream>
 
+#include "apps/eval_fewshot.hpp"
 #include "apps/eval_routing.hpp"
 #include "apps/eval_sweep.hpp"
 #include "apps/progress.hpp"
@@ -23,6 +24,7 @@ constexpr const char* kManual =
     "  vitrail-eval --run-dir runs/a --data ... --capacity-table 0.1 0.25 0.5 1.05\n"
     "  vitrail-eval --run-dir runs/a --data ... --sweep --sweep-selected 1 2\n"
     "  vitrail-eval --run-dir runs/a --data ... --dump-routing routing.h5 --dump-images 100\n"
+    "  vitrail-eval --run-dir runs/a --data ... --few-shot 1 5 10 25 --few-shot-train data/b --few-shot-test data/b\n"
     "\n"
     "The model is that of the checkpoint; routing may differ: --selected, --capacity-factor, --capacity-slots,\n"
     "--token-order and --group-images override what the run was trained with.";
@@ -34,6 +36,7 @@ struct Settings {
   std::filesystem::path output;
   SweepOptions sweep;
   RoutingOptions routing;
+  FewShotSettings few_shot;
 };
 
 void add_options(Options& options, Settings& s) {
@@ -45,6 +48,7 @@ void add_options(Options& options, Settings& s) {
       .only_on_command_line();
   add_sweep_options(options, s.sweep);
   add_routing_options(options, s.run, s.routing);
+  add_few_shot_options(options, s.few_shot);
   add_layout_options(options, s.run);
   add_model_options(options, s.run, s.texts);
   options.section("Loss");
@@ -94,6 +98,7 @@ int evaluate_checkpoint(MpiSession& session, int argc, char** argv) {
   RunConfig& config = settings.run;
   resolve(settings.sweep, options, config);
   resolve(settings.routing, options, config);
+  settings.few_shot.check();
 
   const auto world = session.world();
   const Log log(kProgram, world->rank(), world->size());
@@ -121,6 +126,10 @@ int evaluate_checkpoint(MpiSession& session, int argc, char** argv) {
   }
   if (sweep.sweep) results.set("sweep", evaluate_sweep(bench, sweep, log));
   if (settings.routing.random_each) results.set("random_each", evaluate_random_each(bench, settings.routing, log));
+  if (settings.few_shot.wanted()) {
+    results.set("few_shot",
+                evaluate_few_shot(settings.few_shot, {config.model, layout, *device, *ops, ranks, model.params}, log));
+  }
   std::filesystem::path output = settings.output;
   if (output.empty() && !config.run_dir.empty()) output = config.run_dir / "evaluation.json";
   if (world->rank() == 0 && !output.empty()) {

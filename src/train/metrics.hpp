@@ -17,6 +17,7 @@ struct MoeMetrics {
   double importance_loss = 0;  ///< means over groups, not weighted
   double load_loss = 0;
   double gshard_loss = 0;
+  double z_loss = 0;
   std::vector<std::int64_t> assigned;  ///< choices per expert
   std::vector<std::int64_t> kept;      ///< of these, not dropped
   std::int64_t tokens = 0;             ///< of the images that count
@@ -30,7 +31,7 @@ struct MoeMetrics {
 
 struct Metrics {
   std::int64_t images = 0;
-  std::int64_t correct = 0;
+  std::int64_t correct = 0;   ///< the predicted class is one of the image's labels
   double main_loss = 0;       ///< mean over images
   double auxiliary_loss = 0;  ///< weighted; sum over blocks, mean over groups
   std::vector<MoeMetrics> moe;
@@ -62,7 +63,7 @@ class MetricsCollector {
   std::int64_t images_ = 0;
   std::int64_t correct_ = 0;
   std::vector<double> losses_;        // [passes][images of a pass], 0 for images that do not count
-  std::vector<double> groups_;        // [passes][MoE blocks][groups][3]
+  std::vector<double> groups_;        // [passes][MoE blocks][groups of 4 losses]
   std::vector<std::int64_t> counts_;  // [MoE blocks][2 E + 1]: assigned, kept, processed
 };
 

@@ -35,6 +35,20 @@ TEST(Activations, AreMeasuredToTheByte) {
   }
 }
 
+TEST(Activations, HoldWhatSeveralLabelsAndMixupNeed) {
+  const auto device = make_cpu_device();
+  const ModelConfig c = small_config();
+  const PassShape shape{.leaves = 2, .leaf_images = 4, .labels = 3, .mixup_images = 2};
+  Arena real("real", *device, measured_bytes(c, shape));
+  const Activations acts = lay_out_activations(real, Dtype::f32, c, shape);
+  EXPECT_EQ(real.bytes(), measured_bytes(c, shape));
+  EXPECT_EQ(acts.labels.shape, (Shape{8, 3}));
+  EXPECT_EQ(acts.mix_weights.shape, (Shape{2, 4, 2}));
+  EXPECT_EQ(acts.unmixed_images.shape, acts.images.shape);
+  EXPECT_EQ(acts.unmixed_targets.shape, acts.targets.shape);
+  EXPECT_LT(measured_bytes(c, {.leaves = 2, .leaf_images = 4, .labels = 3}), measured_bytes(c, shape));
+}
+
 TEST(Activations, OfEvaluationGrowWithTheNumberOfBlocksByWhatIsCountedAlone) {
   ModelConfig c = small_config();
   const auto bytes = [&c](std::int64_t blocks, bool sparse, bool backward, bool keep_routing = false) {

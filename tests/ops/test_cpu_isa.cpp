@@ -20,7 +20,7 @@ namespace {
   const auto reference = make_reference_ops();
   const auto cpu = make_cpu_ops(2);
   int wrong = 0;
-  for (auto* cases : {dense_cases, token_cases, routing_cases, training_cases}) {
+  for (auto* cases : {dense_cases, token_cases, routing_cases, training_cases, elementwise_cases}) {
     for (const VerbCase& one : cases()) {
       const bool large = one.name.find("_520_") != std::string::npos || one.name.find("_400_") != std::string::npos ||
                          one.name.find("_1600_") != std::string::npos;
