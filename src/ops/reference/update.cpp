@@ -87,7 +87,6 @@ void running_average(const RunningAverage& a) {
   for (std::int64_t i = 0; i < a.y.elements(); ++i) {
     T& y = a.y.as<T>()[i];
     y = a.decay * y + (1.0 - a.decay) * a.x.as<T>()[i];
->>>>>>> main
   }
 }
 
