@@ -62,7 +62,12 @@ std::vector<FewShotData> read_data(const FewShotSettings& settings, const FewSho
   for (std::size_t i = 0; i < settings.train.size(); ++i) {
     sets.push_back(Dataset::open({settings.train[i]}, "train"));
     sets.push_back(Dataset::open({settings.test[i]}, "test"));
-    for (std::size_t j = 2 * i; j < sets.size(); ++j) expect_images_fit(sets[j], model.config);
+    for (std::size_t j = 2 * i; j < sets.size(); ++j) {
+      expect_images_fit(sets[j], model.config);
+      VITRAIL_EXPECT(sets[j].labels_per_image() == 1, ExitCode::data,
+                     text(sets[j].name(), " has up to ", sets[j].labels_per_image(), " labels per image"),
+                     "few-shot evaluation learns and tests one class per image", "");
+    }
     VITRAIL_EXPECT(sets[2 * i].classes() == sets[2 * i + 1].classes(), ExitCode::data,
                    text(sets[2 * i].name(), " has ", sets[2 * i].classes(), " classes, ", sets[2 * i + 1].name(), " ",
                         sets[2 * i + 1].classes()),

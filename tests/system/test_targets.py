@@ -4,7 +4,7 @@ import json
 import unittest
 
 import programs
-from programs import USAGE, Programs
+from programs import DATA, USAGE, Programs
 
 
 class Targets(Programs):
@@ -35,8 +35,11 @@ class Targets(Programs):
         self.assertEqual(alone["images"], 52)
         self.assertGreater(alone["test_accuracy"], 0.75)  # chance is 0.4; images without labels are never right
         self.assertEqual(self.results(2, run, data=self.several, loss="sigmoid", expert_parallel=2), alone)
-        # Data with one label per image fits the model too.
+        # Data with one label per image fits the model too. A class of its own for every image is another matter.
         self.assertEqual(self.results(0, run)["images"], 52)
+        few = {"few_shot": 1, "few_shot_train": self.several, "few_shot_test": self.several}
+        job = self.evaluate(0, run=run, code=DATA, **few)
+        self.expect_one_error(job, "several/train has up to [45] labels per image", "few-shot evaluation .*")
 
     def test_several_labels_give_the_same_bits_on_every_layout(self):
         settings = {"data": self.several, "loss": "sigmoid", "label_smoothing": 0.1}

@@ -27,8 +27,9 @@ RunConfig small() {
 /// fifth has none.
 class SmallRun {
  public:
-  explicit SmallRun(const RunConfig& config, std::int64_t labels_per_image = 1)
-      : state_(config, *device_, *ops_, *world_, labels_per_image), trainer_(state_, 10) {
+  explicit SmallRun(const RunConfig& config, std::int64_t labels_per_image = 1,
+                    std::unique_ptr<Ops> ops = make_reference_ops())
+      : ops_(std::move(ops)), state_(config, *device_, *ops_, *world_, labels_per_image), trainer_(state_, 10) {
     trainer_.warm_up();
   }
   StepReport step() {
@@ -56,7 +57,7 @@ class SmallRun {
   }
 
   std::unique_ptr<Device> device_ = make_cpu_device();
-  std::unique_ptr<Ops> ops_ = make_reference_ops();
+  std::unique_ptr<Ops> ops_;
   std::unique_ptr<Communicator> world_ = make_self_communicator();
   TrainState state_;
   Trainer trainer_;
@@ -134,7 +135,7 @@ TEST(Step, MixupGivesTheSameBitsForAnyLeavesPerPass) {
     std::vector<double> losses;
     for (const std::int64_t leaves : {1, 2, 4}) {
       config.leaves_per_pass = leaves;
-      SmallRun run(resolved(config));
+      SmallRun run(resolved(config), 1, make_cpu_ops(1));
       run.step();
       losses.push_back(run.step().metrics.main_loss);
     }
