@@ -54,7 +54,7 @@ class RouterMemory {
 GoldenQuantity without_groups(ConstTensor x);
 void compare_capacity(const GoldenFile& file, const std::string& at, const RouterCase& c, GoldenReport& report);
 
-/// Of a file in which experts choose tokens (golden_experts_choice.cpp).
+/// Of a file in which experts choose tokens (golden_router_choice.cpp).
 void run_experts_choice_case(const GoldenBackend& backend, const GoldenFile& file, const std::string& at,
                              const Json& described, GoldenReport& report);
 
