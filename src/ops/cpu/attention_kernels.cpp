@@ -70,6 +70,11 @@ void pack_columns(const float* from, std::int64_t stride, std::int64_t tokens, s
     for (std::int64_t i = 0; i < n; ++i) to[i * row + t] = t < tokens ? from[t * stride + i] : 0.0F;
   }
 }
+/// In bf16: rounds a packed matrix, padding and all, as the input of a product.
+void round_packed(bool bf16, float* x, std::int64_t n) {
+  for (std::int64_t i = 0; bf16 && i < n; i += lanes())  // n is a multiple of every vector length
+    hn::StoreU(rounded(hn::LoadU(Floats(), x + i)), Floats(), x + i);
+}
 /// to = scale * from, from packed to strided rows.
 void unpack_rows(const float* from, std::int64_t row, std::int64_t tokens, std::int64_t n, const float* scale,
                  float* to, std::int64_t stride) {
@@ -115,13 +120,22 @@ void Forward(const AttentionHead& a) {
   float* const values = keys + a.width * pad.tokens;
   float* const scores = values + a.tokens * pad.width;
   float* const mixed = scores + kQueryBlock * pad.tokens;
+  float* const queries = mixed + kQueryBlock * pad.width;  // bf16: a rounded copy
   pack_columns(a.k, a.stride, a.tokens, a.width, keys, pad.tokens);
   pack_rows(a.v, a.stride, a.tokens, a.width, values, pad.width);
+  round_packed(a.bf16, keys, a.width * pad.tokens);
+  round_packed(a.bf16, values, a.tokens * pad.width);
   const float scale = 1.0F / std::sqrt(static_cast<float>(a.width));
   for (std::int64_t first = 0; first < a.tokens; first += kQueryBlock) {
     const std::int64_t rows = std::min(kQueryBlock, a.tokens - first);
-    small_gemm(
-        {rows, tokens, a.width, a.q + first * a.stride, a.stride, 1, keys, pad.tokens, scores, pad.tokens, false});
+    const float* q = a.q + first * a.stride;
+    if (a.bf16) {
+      pack_rows(q, a.stride, rows, a.width, queries, pad.width);
+      round_packed(true, queries, rows * pad.width);
+      q = queries;
+    }
+    const std::int64_t q_row = a.bf16 ? pad.width : a.stride;
+    small_gemm({rows, tokens, a.width, q, q_row, 1, keys, pad.tokens, scores, pad.tokens, false});
     float tops[kQueryBlock];
     float totals[kQueryBlock];
     float inverse[kQueryBlock];
@@ -132,6 +146,7 @@ void Forward(const AttentionHead& a) {
       store(hn::Div(set(1.0F), total), inverse + i, count);
       store(hn::Add(load(tops + i, count), log(total)), a.log_sum_exp + first + i, count);
     });
+    round_packed(a.bf16, scores, rows * pad.tokens);
     small_gemm({rows, width, a.tokens, scores, pad.tokens, 1, values, pad.width, mixed, pad.width, false});
     unpack_rows(mixed, pad.width, rows, a.width, inverse, a.out + first * a.stride, a.stride);
   }
@@ -181,6 +196,8 @@ void Backward(const AttentionHeadBackward& a) {
   pack_rows(a.k, a.stride, a.tokens, a.width, keys, pad.width);
   pack_rows(a.q, a.stride, a.tokens, a.width, queries, pad.width);
   pack_rows(a.dout, a.stride, a.tokens, a.width, douts, pad.width);
+  round_packed(a.bf16, key_columns, 2 * a.width * pad.tokens);  // the five lie one after the other
+  round_packed(a.bf16, keys, 3 * a.tokens * pad.width);
   const float scale = 1.0F / std::sqrt(static_cast<float>(a.width));
   for (std::int64_t first = 0; first < a.tokens; first += kQueryBlock) {
     const std::int64_t rows = std::min(kQueryBlock, a.tokens - first);
@@ -193,6 +210,8 @@ void Backward(const AttentionHeadBackward& a) {
       score_gradients(scores + row * pad.tokens, dscores + row * pad.tokens, a.tokens, scale,
                       a.log_sum_exp[first + row], delta);
     }
+    round_packed(a.bf16, scores, rows * pad.tokens);
+    round_packed(a.bf16, dscores, rows * pad.tokens);
     small_gemm({rows, width, a.tokens, dscores, pad.tokens, 1, keys, pad.width, dqueries, pad.width, false});
     unpack_rows(dqueries, pad.width, rows, a.width, nullptr, a.dq + first * a.stride, a.stride);
     const bool add = first > 0;
@@ -219,7 +238,7 @@ void attention_head_backward(const AttentionHeadBackward& a) { HWY_DYNAMIC_DISPA
 std::int64_t attention_scratch(std::int64_t tokens, std::int64_t width) {
   const std::int64_t token_row = aligned_floats(tokens);
   const std::int64_t width_row = aligned_floats(width);
-  return 2 * width * token_row + 5 * tokens * width_row + 2 * kQueryBlock * token_row + kQueryBlock * width_row;
+  return 2 * width * token_row + 5 * tokens * width_row + 2 * kQueryBlock * (token_row + width_row);
 }
 
 }  // namespace vitrail::cpu

@@ -19,6 +19,7 @@ struct AttentionHead {
   std::int64_t width;   // Dh
   std::int64_t stride;  // H * Dh
   float* scratch;       // attention_scratch(tokens, width) floats, 64-byte aligned
+  bool bf16 = false;    // the inputs of products are rounded to bf16
 };
 void attention_head(const AttentionHead& a);
 
@@ -36,6 +37,7 @@ struct AttentionHeadBackward {
   std::int64_t width;
   std::int64_t stride;
   float* scratch;
+  bool bf16 = false;
 };
 void attention_head_backward(const AttentionHeadBackward& a);
 

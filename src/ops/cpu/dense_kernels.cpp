@@ -44,6 +44,20 @@ void GeluBackward(const float* u, float* h, float* du, std::int64_t n) {
   });
 }
 
+void RoundToBf16(const float* x, Bf16* y, std::int64_t n) {
+  const hn::Rebind<std::uint16_t, Floats> halves;
+  const hn::RebindToSigned<Floats> di;
+  const auto half = [&](std::int64_t i) {
+    return hn::DemoteTo(halves, hn::BitCast(di, hn::ShiftRight<16>(rounded_bits(hn::LoadU(Floats(), x + i)))));
+  };
+  std::int64_t i = 0;
+  for (; i + lanes() <= n; i += lanes()) hn::StoreU(half(i), halves, &y[i].bits);
+  for (; i < n; ++i) y[i] = to_bf16(x[i]);
+}
+void RoundRun(const float* x, float* y, std::int64_t n) {
+  for_vectors(n, [&](std::int64_t i, std::int64_t count) { store(rounded(load(x + i, count)), y + i, count); });
+}
+
 /// kVectors columns of vectors, all rows; kAdd: on top of what sums hold.
 template <bool kAdd, int kVectors>
 HWY_INLINE void sum_columns(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t count, float* sums) {
@@ -156,6 +170,8 @@ namespace vitrail::cpu {
 HWY_EXPORT(StartRows);
 HWY_EXPORT(BiasGelu);
 HWY_EXPORT(GeluBackward);
+HWY_EXPORT(RoundToBf16);
+HWY_EXPORT(RoundRun);
 HWY_EXPORT(ColumnSums);
 HWY_EXPORT(AddColumnSums);
 HWY_EXPORT(AddInto);
@@ -179,6 +195,8 @@ void column_sums(const float* x, std::int64_t stride, std::int64_t rows, std::in
 void add_column_sums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
   HWY_DYNAMIC_DISPATCH(AddColumnSums)(x, stride, rows, n, sums);
 }
+void round_run(const float* x, Bf16* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(RoundToBf16)(x, y, n); }
+void round_run(const float* x, float* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(RoundRun)(x, y, n); }
 void add_into(const float* x, float* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(AddInto)(x, y, n); }
 void tanh_run(const float* x, float* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(TanhForwardRun)(x, y, n); }
 void tanh_run_backward(const float* dy, const float* y, float* dx, std::int64_t n) {

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "base/bf16.hpp"
+
 namespace vitrail::cpu {
 
 /// y[r] = bias + residual[r]; either may be left out (nullptr), then it counts as 0. y may be residual.
@@ -16,6 +18,9 @@ void gelu_backward(const float* u, float* h, float* du, std::int64_t n);
 void column_sums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums);
 /// The same, added to what sums hold.
 void add_column_sums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums);
+/// y = x rounded to the nearest bf16, ties to even; NaN stays NaN. As bf16, or as f32 (then y may be x).
+void round_run(const float* x, Bf16* y, std::int64_t n);
+void round_run(const float* x, float* y, std::int64_t n);
 /// y += x
 void add_into(const float* x, float* y, std::int64_t n);
 void tanh_run(const float* x, float* y, std::int64_t n);

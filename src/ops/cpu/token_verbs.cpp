@@ -141,7 +141,7 @@ void CpuOps::run(const AttentionForward& a) {
     const std::int64_t first = unit / heads * tokens * stride + unit % heads * width;
     attention_head({a.q.as<float>() + first, a.k.as<float>() + first, a.v.as<float>() + first,
                     a.out.as<float>() + first, a.log_sum_exp.as<float>() + unit * tokens, tokens, width, stride,
-                    scratches + thread * scratch});
+                    scratches + thread * scratch, precision_ == Precision::bf16});
   });
 }
 
@@ -155,10 +155,11 @@ void CpuOps::run(const AttentionBackward& a) {
   float* const scratches = workspace_.floats(threads_ * scratch);
   for_each_unit(threads_, images * heads, [&](std::int64_t unit, int thread) {
     const std::int64_t first = unit / heads * tokens * stride + unit % heads * width;
-    attention_head_backward(
-        {a.dout.as<float>() + first, a.q.as<float>() + first, a.k.as<float>() + first, a.v.as<float>() + first,
-         a.out.as<float>() + first, a.log_sum_exp.as<float>() + unit * tokens, a.dq.as<float>() + first,
-         a.dk.as<float>() + first, a.dv.as<float>() + first, tokens, width, stride, scratches + thread * scratch});
+    attention_head_backward({a.dout.as<float>() + first, a.q.as<float>() + first, a.k.as<float>() + first,
+                             a.v.as<float>() + first, a.out.as<float>() + first,
+                             a.log_sum_exp.as<float>() + unit * tokens, a.dq.as<float>() + first,
+                             a.dk.as<float>() + first, a.dv.as<float>() + first, tokens, width, stride,
+                             scratches + thread * scratch, precision_ == Precision::bf16});
   });
 }
 
