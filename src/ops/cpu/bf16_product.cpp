@@ -2,11 +2,11 @@
 
 #include <array>
 
-#include <omp.h>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <oneapi/dnnl/dnnl_version.h>
 
 #include "base/error.hpp"
+#include "ops/cpu/parallel.hpp"
 
 namespace vitrail::cpu {
 
@@ -17,18 +17,6 @@ using Memory = dnnl::memory;
 Memory::desc matrix(std::int64_t rows, std::int64_t columns, Memory::data_type type, bool transposed) {
   return {{rows, columns}, type, transposed ? Memory::format_tag::ba : Memory::format_tag::ab};
 }
-
-/// oneDNN makes a primitive for as many threads as it finds.
-class OmpThreads {
- public:
-  explicit OmpThreads(int threads) : before_(omp_get_max_threads()) { omp_set_num_threads(threads); }
-  OmpThreads(const OmpThreads&) = delete;
-  OmpThreads& operator=(const OmpThreads&) = delete;
-  ~OmpThreads() { omp_set_num_threads(before_); }
-
- private:
-  int before_;
-};
 
 /// What oneDNN throws, as an Error.
 template <class Call>
@@ -54,7 +42,7 @@ struct Bf16Product::Primitive {
 };
 
 Bf16Product::Bf16Product(const Bf16Shape& shape, int threads) : primitive_(std::make_unique<Primitive>()) {
-  const OmpThreads omp_threads(threads);
+  const OmpThreads team(threads);  // a primitive is made for as many threads as there are
   checked(shape, [&] {
     Primitive& p = *primitive_;
     p.shape = shape;

@@ -155,9 +155,10 @@ void CpuOps::run(const MlpForward& a) {
   const Cut cut = row_panels(s.rows, s.weights());
   // h lives in a panel of each thread: it stays in cache and is not written to memory.
   const std::int64_t panel = aligned_floats(cut.piece * s.hidden);
-  const Operand x{nullptr, s.width}, h{nullptr, s.hidden};  // and what lies like them: w2, w1
-  const std::int64_t copies = std::max(gemm_.scratch(cut, whole(s.hidden), whole(s.width), x, h, Into::overwrite),
-                                       gemm_.scratch(cut, whole(s.width), whole(s.hidden), h, x, Into::add));
+  const Operand narrow{nullptr, s.width}, wide{nullptr, s.hidden};
+  const std::int64_t copies =
+      std::max(gemm_.scratch(cut, whole(s.hidden), whole(s.width), narrow, wide, Into::overwrite),
+               gemm_.scratch(cut, whole(s.width), whole(s.hidden), wide, narrow, Into::add));
   const std::int64_t per_thread = panel + copies;
   float* const scratches = workspace_.floats(threads_ * per_thread);
   for_each_unit(threads_, s.blocks() * cut.pieces(), [&](std::int64_t unit, int thread) {
