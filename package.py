@@ -39,6 +39,7 @@ class Vitrail(CMakePackage, CudaPackage):
     depends_on("mpi")
     depends_on("hdf5@1.10:")
     depends_on("boost@1.74: +program_options")
+    depends_on("eigen@3.4:3")
     depends_on("onednn@2.6: cpu_runtime=omp")
     depends_on("highway@1.0.3:")
     depends_on("nlohmann-json@3.11:")

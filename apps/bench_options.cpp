@@ -4,6 +4,8 @@
 #include <cmath>
 #include <utility>
 
+#include "train/presets.hpp"
+
 namespace vitrail {
 
 namespace {

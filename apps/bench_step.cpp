@@ -292,6 +292,9 @@ void apply(Options& options, Settings& s) {
   config.epochs = 0;
   config.steps = 1 + s.warmup + s.steps;
   config.schedule = "constant";
+  config.power = 1;
+  config.staircase = false;
+  config.cooldown = 0;
   config.warmup = 0;
   config.learning_rate = s.learning_rate;
 }

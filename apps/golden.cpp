@@ -14,13 +14,17 @@ namespace {
 void run_file(const GoldenBackend& backend, const std::filesystem::path& path, GoldenReport& report) {
   const GoldenFile file(path);
   report.headline(text(path.filename().string(), ": ", file.kind(), ", ", backend.ops.name()));
-  const std::array<std::string_view, 5> kinds{"model", "router", "optimizer", "schedule", "trajectory"};
+  const std::array<std::string_view, 8> kinds{"model", "router",     "optimizer", "schedule",
+                                              "mixup", "trajectory", "fewshot",   "posembed"};
   if (std::find(kinds.begin(), kinds.end(), file.kind()) == kinds.end()) throw Unsupported("kind " + file.kind());
   if (file.precision() != "float64") throw Unsupported("precision " + file.precision());
   if (file.kind() == "model") return run_golden_model(backend, file, report);
   if (file.kind() == "router") return run_golden_router(backend, file, report);
   if (file.kind() == "optimizer") return run_golden_optimizer(backend, file, report);
   if (file.kind() == "schedule") return run_golden_schedule(file, report);
+  if (file.kind() == "mixup") return run_golden_mixup(backend, file, report);
+  if (file.kind() == "fewshot") return run_golden_fewshot(file, report);
+  if (file.kind() == "posembed") return run_golden_posembed(file, report);
   return run_golden_trajectory(backend, file, report);
 }
 

@@ -15,6 +15,9 @@ namespace vitrail {
 struct GoldenBackend {
   Ops& ops;
   Device& device;
+  /// Rounding exceeds the margins of the files' routing decisions (bf16): models are given the choices of the file, and
+  /// the share of equal decisions without that is reported.
+  bool force_routing = false;
 };
 
 /// 1e-9 for back ends that compute in double; 1e-5, 1e-4 and 1e-4 for f32; 2e-2, 5e-2 and 5e-2 for bf16 products.

@@ -76,8 +76,10 @@ void parse_dispatcher(const Json& json, const std::string& path, RouterConfig& r
   ConfigKeys keys(json, path);
   const std::string name = keys.string("name", "einsum");
   keys.expect(name == "einsum" || name == "indices", "name", name);  // one function, two ways to compute it
-  keys.expect(!keys.boolean("bfloat16", false), "bfloat16", "true");
-  router.order = keys.boolean("batch_priority", false) ? TokenOrder::prioritized : TokenOrder::vanilla;
+  router.exchange_bf16 = keys.boolean("bfloat16", false);
+  const bool prioritized = keys.boolean("batch_priority", false);
+  keys.expect(!prioritized || router.kind == RouterKind::top_k, "batch_priority", "true");
+  router.order = prioritized ? TokenOrder::prioritized : TokenOrder::vanilla;
   router.capacity = golden_capacity(keys);
   keys.done();
 }
@@ -90,12 +92,16 @@ double weight(ConfigKeys& keys, const std::string& key, double otherwise) {
 void parse_router(const Json& json, const std::string& path, Mode mode, RouterConfig& router) {
   ConfigKeys keys(json, path);
   const std::string name = keys.string("name", "NoisyTopExpertsPerItemRouter");
-  keys.expect(name == "NoisyTopExpertsPerItemRouter", "name", name);
-  router.selected = keys.integer("num_selected_experts", 1);
+  const bool top_k = name == "NoisyTopExpertsPerItemRouter";
+  keys.expect(top_k || name == "NoisyTopItemsPerExpertRouter", "name", name);
+  router.kind = top_k ? RouterKind::top_k : RouterKind::experts_choice;
+  if (top_k) router.selected = keys.integer("num_selected_experts", 1);
   router.noise_std = keys.real("noise_std", 1.0);
-  router.importance_weight = weight(keys, "importance_loss_weight", 1.0);
-  router.load_weight = weight(keys, "load_loss_weight", 1.0);
-  router.gshard_weight = weight(keys, "gshard_loss_weight", 0.0);
+  if (top_k) {
+    router.importance_weight = weight(keys, "importance_loss_weight", 1.0);
+    router.load_weight = weight(keys, "load_loss_weight", 1.0);
+    router.gshard_weight = weight(keys, "gshard_loss_weight", 0.0);
+  }
   if (keys.has("deterministic")) {
     const bool deterministic = keys.at("deterministic").as_bool();
     if (deterministic) router.noise_std = 0;
@@ -125,12 +131,15 @@ void parse_encoder(const Json& json, const std::string& path, Mode mode, ModelCo
   config.heads = keys.at("num_heads").as_integer();
   for (const char* key : {"dropout_rate", "attention_dropout_rate"})
     keys.expect(keys.real(key, 0) == 0, key, "above 0");
-  keys.expect(!keys.boolean("attention_qk_norm", false), "attention_qk_norm", "true");
+  config.qk_norm = keys.boolean("attention_qk_norm", false);
   if (const Json* const positions = keys.find("position_emb")) {
     ConfigKeys inner(*positions, keys.path_to("position_emb"));
     const std::string name = inner.string("name", "learned");
-    inner.expect(name == "learned", "name", name);
-    inner.ignore("temperature");  // of sincos2d
+    inner.expect(name == "learned" || name == "sincos2d" || name == "none", "name", name);
+    config.positions = name == "learned"    ? PositionEmbedding::learned
+                       : name == "sincos2d" ? PositionEmbedding::sincos2d
+                                            : PositionEmbedding::none;
+    config.position_temperature = inner.real("temperature", 10000);
     inner.done();
   }
   if (const Json* const moe = keys.find("moe")) parse_moe(*moe, keys.path_to("moe"), mode, config);
@@ -152,7 +161,12 @@ ModelConfig parse_model(const Json& json, const std::string& path, Mode mode, co
   config.patch_columns = patch[1];
   config.width = keys.at("hidden_size").as_integer();
   const std::string classifier = keys.at("classifier").as_string();
-  keys.expect(classifier == "token", "classifier", classifier);
+  const std::vector<std::pair<std::string, Classifier>> classifiers = {
+      {"token", Classifier::token}, {"0", Classifier::first}, {"gap", Classifier::gap}, {"map", Classifier::map}};
+  const auto found = std::find_if(classifiers.begin(), classifiers.end(),
+                                  [&](const auto& entry) { return entry.first == classifier; });
+  keys.expect(found != classifiers.end(), "classifier", classifier);
+  config.classifier = found->second;
   config.representation = keys.integer("representation_size", 0);
   keys.ignore("head_bias_init");  // parameters are given
   keys.ignore("head_kernel_zero_init");
@@ -256,20 +270,45 @@ std::string any_pattern(const Json& json) {
   return any;
 }
 
+/// Is state of this dtype kept in bfloat16?
+bool is_bf16(ConfigKeys& keys, const std::string& key) {
+  const std::string dtype = keys.string(key, "float32");
+  keys.expect(dtype == "float32" || dtype == "bfloat16", key, dtype);
+  return dtype == "bfloat16";
+}
+
+/// The optimizer itself, without what stands before and after it.
+void parse_rule(ConfigKeys& keys, OptimizerConfig& optimizer) {
+  const std::string name = keys.at("name").as_string();
+  keys.expect(name == "adam" || name == "sgd" || name == "big_vision_adafactor", "name", name);
+  if (name == "adam") {
+    optimizer.beta1 = keys.real("b1", 0.9);
+    optimizer.beta2 = keys.real("b2", 0.999);
+    optimizer.epsilon = keys.real("eps", 1e-8);
+    optimizer.bf16_momentum = is_bf16(keys, "mu_dtype");
+  } else if (name == "sgd") {
+    optimizer.kind = OptimizerKind::sgd;
+    optimizer.momentum = keys.real("momentum", 0);
+    optimizer.bf16_momentum = is_bf16(keys, "accumulator_dtype");
+    keys.expect(!keys.boolean("nesterov", false), "nesterov", "true");
+  } else {
+    optimizer.kind = OptimizerKind::adafactor;
+    optimizer.momentum = keys.real("momentum", keys.has("momentum") ? 0 : 0.9);  // null: none
+    optimizer.bf16_momentum = is_bf16(keys, "momentum_dtype");
+    optimizer.factored_above = keys.integer("min_dim_size_to_factor", 32);
+    optimizer.decay_exponent = keys.real("decay_rate", 0.8);
+    optimizer.decay_rate_max = keys.real("decay_rate_max", 0.999);
+    optimizer.square_epsilon = keys.real("eps", 1e-30);
+  }
+}
+
 }  // namespace
 
 GoldenOptimizer golden_optimizer(const Json& json, const std::string& path, std::int64_t total_steps) {
   ConfigKeys keys(json, path);
   GoldenOptimizer golden;
   OptimizerConfig& optimizer = golden.optimizer;
-  const std::string name = keys.at("name").as_string();
-  keys.expect(name == "adam", "name", name);
-  optimizer.beta1 = keys.real("b1", 0.9);
-  optimizer.beta2 = keys.real("b2", 0.999);
-  optimizer.epsilon = keys.real("eps", 1e-8);
-  const std::string moment = keys.string("mu_dtype", "float32");
-  keys.expect(moment == "float32" || moment == "bfloat16", "mu_dtype", moment);
-  optimizer.bf16_moment = moment == "bfloat16";
+  parse_rule(keys, optimizer);
   if (const Json* const decay = keys.find("weight_decay")) {
     optimizer.decay = decay->is_number() ? std::vector<PatternValue>{{"", decay->as_real()}}
                                          : pattern_values(*decay, keys.path_to("weight_decay"));

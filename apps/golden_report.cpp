@@ -73,6 +73,16 @@ void GoldenReport::zero_gradient(const std::string& name, std::span<const double
   line("ZERO-GRADIENT", name, text("differs by ", short_number(difference), ", not judged"));
 }
 
+void GoldenReport::equal_share(const std::string& name, std::span<const double> computed,
+                               std::span<const double> expected) {
+  if (computed.size() != expected.size()) {
+    return failed(name, text(computed.size(), " numbers computed, ", expected.size(), " in the file"));
+  }
+  std::size_t equal = 0;
+  for (std::size_t i = 0; i < computed.size(); ++i) equal += computed[i] == expected[i] ? 1 : 0;
+  line("SHARE", name, text(equal, " of ", computed.size(), " equal, not judged"));
+}
+
 void GoldenReport::failed(const std::string& name, const std::string& why) {
   ++failed_;
   line("FAIL", name, why);

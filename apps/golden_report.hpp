@@ -29,6 +29,8 @@ class GoldenReport {
   void compare_exactly(const std::string& name, std::span<const double> computed, std::span<const double> expected);
   /// A quantity that is round-off divided by round-off on both sides: shown, not judged.
   void zero_gradient(const std::string& name, std::span<const double> computed, std::span<const double> expected);
+  /// The share of equal entries: shown, not judged.
+  void equal_share(const std::string& name, std::span<const double> computed, std::span<const double> expected);
   void failed(const std::string& name, const std::string& why);
   /// The file needs what this build has not.
   void unsupported(const std::string& what);

@@ -1,5 +1,6 @@
 // Golden files of kind=router.
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 
@@ -85,6 +86,11 @@ void apply_experts(const RouterCase& c, ConstTensor from, Tensor to,
   from_doubles(values, to);
 }
 
+/// Expert e is y = (e+1) x.
+void multiply_by_experts(const RouterCase& c) {
+  apply_experts(c, c.rows, c.outputs, [](std::size_t expert, double x) { return static_cast<double>(expert + 1) * x; });
+}
+
 void combine(Ops& ops, RouterCase& c) {
   ops.combine_rows_forward({.o = c.outputs,
                             .row = c.by_token(c.row),
@@ -95,6 +101,11 @@ void combine(Ops& ops, RouterCase& c) {
 
 /// The tensors of a case without groups lose that axis.
 GoldenQuantity without_groups(ConstTensor x) { return golden_quantity(x, {x.shape[1], x.shape[2]}); }
+
+void compare_capacity(const GoldenFile& file, const std::string& at, const RouterCase& c, GoldenReport& report) {
+  report.compare_exactly(at + ": capacity", std::vector<double>{static_cast<double>(c.capacity)},
+                         std::vector<double>{static_cast<double>(file.h5().read_integer("/" + at, "C"))});
+}
 
 void run_top_k_case(const GoldenBackend& backend, const GoldenFile& file, const std::string& at, const Json& described,
                     GoldenReport& report) {
@@ -109,8 +120,7 @@ void run_top_k_case(const GoldenBackend& backend, const GoldenFile& file, const 
   c.width = file.shape("/" + at + "/data").at(1);
   for (const char* key : {"case", "gates", "capacity_result"}) keys.ignore(key);
   keys.done();
-  report.compare_exactly(at + ": capacity", std::vector<double>{static_cast<double>(c.capacity)},
-                         std::vector<double>{static_cast<double>(file.h5().read_integer("/" + at, "C"))});
+  compare_capacity(file, at, c, report);
 
   const RouterMemory memory(backend, c);
   file.read("/" + at + "/gates", c.gates.view({c.tokens, c.experts}));
@@ -127,7 +137,7 @@ void run_top_k_case(const GoldenBackend& backend, const GoldenFile& file, const 
                    .slot = c.slot,
                    .gate = c.gate});
   dispatch(ops, c);
-  apply_experts(c, c.rows, c.outputs, [](std::size_t expert, double x) { return static_cast<double>(expert + 1) * x; });
+  multiply_by_experts(c);
   combine(ops, c);
 
   GoldenQuantities out;
@@ -145,6 +155,80 @@ void run_top_k_case(const GoldenBackend& backend, const GoldenFile& file, const 
   out["combined"] = without_groups(c.combined);
   file.compare({.name = "/" + at, .required = {"selected_expert", "slot", "combined"}, .inputs = {"gates", "data"}},
                out, golden_tolerances(ops), report);
+}
+
+/// What the original reports of experts that choose: by how many a token is taken, and the gates of those taken.
+void add_choice_metrics(const RouterCase& c, GoldenQuantities& out) {
+  const std::vector<double> slots = to_doubles(c.slot);
+  const std::vector<double> gates = to_doubles(c.gates);
+  std::vector<std::int64_t> experts_of_token(static_cast<std::size_t>(c.tokens), 0);
+  std::vector<double> taken;
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    if (slots[i] < 0) continue;
+    ++experts_of_token[i / static_cast<std::size_t>(c.experts)];
+    taken.push_back(gates[i]);
+  }
+  const auto [fewest, most] = std::minmax_element(experts_of_token.begin(), experts_of_token.end());
+  const auto [smallest, largest] = std::minmax_element(taken.begin(), taken.end());
+  out["metrics/num_experts_per_item_min"] = golden_integer(*fewest);
+  out["metrics/num_experts_per_item_max"] = golden_integer(*most);
+  out["metrics/min_selected_gate"] = golden_quantity(*smallest);
+  out["metrics/max_selected_gate"] = golden_quantity(*largest);
+  std::vector<std::int64_t> thresholds{c.experts};
+  for (std::int64_t t = 1; t <= c.experts; t *= 2) thresholds.push_back(t);
+  for (const std::int64_t t : thresholds) {
+    const auto tokens = std::count_if(experts_of_token.begin(), experts_of_token.end(),
+                                      [&](std::int64_t experts) { return experts >= t; });
+    out[text("metrics/ratio_processed_items_by_at_least_", t, "_experts")] =
+        golden_quantity(static_cast<double>(tokens) / static_cast<double>(c.tokens));
+  }
+}
+
+/// Experts choose tokens: a token has a choice of every expert, K = E.
+void run_experts_choice_case(const GoldenBackend& backend, const GoldenFile& file, const std::string& at,
+                             const Json& described, GoldenReport& report) {
+  ConfigKeys keys(described, "config.cases/" + at);
+  RouterCase c{};
+  c.groups = 1;
+  c.tokens = keys.at("S").as_integer();
+  c.experts = keys.at("E").as_integer();
+  c.choices = c.experts;
+  c.capacity = slots_per_expert(golden_capacity(keys), c.tokens, 1, c.experts);
+  c.width = file.shape("/" + at + "/data").at(1);
+  for (const char* key : {"case", "gates", "capacity_result"}) keys.ignore(key);
+  keys.done();
+  compare_capacity(file, at, c, report);
+
+  const RouterMemory memory(backend, c);
+  file.read("/" + at + "/gates", c.gates.view({c.tokens, c.experts}));
+  file.read("/" + at + "/data", c.data.view({c.tokens, c.width}));
+  Ops& ops = backend.ops;
+  ops.route_experts_choice({.logits = {},
+                            .noise = {},
+                            .valid = {},
+                            .capacity = c.capacity,
+                            .gates_clean = {},
+                            .gates = c.gates,
+                            .selected = c.selected,
+                            .slot = c.slot});
+  c.gate = c.gates;
+  dispatch(ops, c);
+  multiply_by_experts(c);
+  combine(ops, c);
+
+  // Where an expert's slot has the assignment a = token * E + expert:
+  GoldenQuantities out;
+  out["ec_token"] = golden_quantity(c.source, {c.experts, c.capacity});
+  out["ec_weight"] = {.values = {}, .shape = out["ec_token"].shape};
+  const std::vector<double> gates = to_doubles(c.gates);
+  for (double& assignment : out["ec_token"].values) {
+    out["ec_weight"].values.push_back(gates.at(static_cast<std::size_t>(assignment)));
+    assignment = std::floor(assignment / static_cast<double>(c.experts));
+  }
+  out["combined"] = without_groups(c.combined);
+  add_choice_metrics(c, out);
+  file.compare({.name = "/" + at, .required = {"ec_token", "ec_weight", "combined"}, .inputs = {"gates", "data"}}, out,
+               golden_tolerances(ops), report);
 }
 
 /// d of one loss, or of the combined outputs, by the clean logits. Each scale is 0 or 1.
@@ -299,9 +383,10 @@ void run_golden_router(const GoldenBackend& backend, const GoldenFile& file, Gol
   for (std::size_t i = 0; i < names.size(); ++i) {
     const Json& described = file.config().at("cases").items()[i];
     const std::string at = "/" + names[i];
-    if (file.h5().has(at + "/ec_token")) throw Unsupported("Experts Choice");
     try {
-      if (file.h5().has(at + "/logits")) {
+      if (file.h5().has(at + "/ec_token")) {
+        run_experts_choice_case(backend, file, names[i], described, report);
+      } else if (file.h5().has(at + "/logits")) {
         run_auxiliary_case(backend, file, names[i], described, report);
       } else {
         run_top_k_case(backend, file, names[i], described, report);

@@ -101,11 +101,12 @@ std::vector<double> GoldenPass::auxiliary_loss(std::int64_t block, Mode mode) co
   const std::vector<double> importance = to_doubles(moe.importance);
   const std::vector<double> load = to_doubles(moe.load);
   const std::vector<double> gshard = to_doubles(moe.gshard);
+  const std::vector<double> z = to_doubles(moe.z);
   const double load_weight = mode == Mode::training && noisy() ? config_.router.load_weight : 0.0;
   std::vector<double> weighted(importance.size());
   for (std::size_t g = 0; g < weighted.size(); ++g) {
     weighted[g] = config_.router.gshard_weight * gshard[g] + config_.router.importance_weight * importance[g] +
-                  load_weight * load[g];
+                  load_weight * load[g] + config_.router.z_weight * z[g];
   }
   return weighted;
 }

@@ -67,7 +67,7 @@ void GoldenTrajectory::add(const GoldenUpdateNorms& norms, const FlatParameters&
   }
 }
 
-void GoldenTrajectory::compare_parameters(double tolerance, bool from_model, GoldenReport& report) const {
+void GoldenTrajectory::compare_parameters(double tolerance, bool spare_zero_gradients, GoldenReport& report) const {
   std::set<std::string> known;
   for (std::size_t i = 0; i < table_.size(); ++i) {
     known.insert(table_[i].name);
@@ -75,7 +75,7 @@ void GoldenTrajectory::compare_parameters(double tolerance, bool from_model, Gol
     // Divided by the scale of their step, so that one line stands for all steps.
     std::vector<double> expected = file_.reals(name);
     std::vector<double> computed = values_[i];
-    if (from_model && has_zero_gradient(name)) {
+    if (spare_zero_gradients && has_zero_gradient(name)) {
       report.zero_gradient(name, computed, expected);
       continue;
     }
@@ -105,6 +105,21 @@ GoldenQuantity GoldenTrajectory::update_norms() const {
       std::vector<double> after = file_.reals_at("/trajectory/" + spec.name, static_cast<std::int64_t>(step));
       norms.values[step] = std::hypot(norms.values[step], std::sqrt(squared_distance(after, before)));
       before = std::move(after);
+    }
+  }
+  return norms;
+}
+
+GoldenQuantity GoldenTrajectory::parameter_norms() const {
+  GoldenQuantity norms = of(&GoldenUpdateNorms::parameters, true);
+  const auto squares = [](std::span<const double> x) { return std::inner_product(x.begin(), x.end(), x.begin(), 0.0); };
+  for (std::size_t i = 0; i < table_.size(); ++i) {
+    if (!has_zero_gradient(table_[i].name)) continue;
+    const auto each = static_cast<std::size_t>(table_[i].shape.elements());
+    for (std::size_t step = 0; step < norms.values.size(); ++step) {
+      const double ours = squares(std::span(values_[i]).subspan(step * each, each));
+      const double theirs = squares(file_.reals_at("/trajectory/" + table_[i].name, static_cast<std::int64_t>(step)));
+      norms.values[step] = std::sqrt(norms.values[step] * norms.values[step] - ours + theirs);
     }
   }
   return norms;

@@ -19,7 +19,7 @@ struct GoldenUpdateNorms {
 };
 
 /// Is the gradient of this parameter of a model zero in exact arithmetic? The biases of attention keys: softmax does
-/// not feel them. Adam divides their round-off by round-off.
+/// not feel them. Adam and Adafactor divide their round-off by round-off.
 bool has_zero_gradient(const std::string& name);
 
 /// The optimizer: its state is that of one rank that owns everything.
@@ -33,7 +33,7 @@ class GoldenUpdate {
   const std::vector<ParameterSpec>& table_;
   GoldenOptimizer golden_;
   std::unique_ptr<Arena> arena_;
-  std::optional<AdamW> dense_, expert_;
+  std::optional<Optimizer> dense_, expert_;
   std::int64_t updates_ = 0;
 };
 
@@ -45,14 +45,14 @@ class GoldenTrajectory {
 
   void add(const GoldenUpdateNorms& norms, const FlatParameters& parameters);
   /// Compares /trajectory, step by step; the scale of a tensor at step t is the larger of its largest entry and the sum
-  /// of the learning rates up to t. `from_model`: parameters without a gradient are shown as ZERO-GRADIENT.
-  void compare_parameters(double tolerance, bool from_model, GoldenReport& report) const;
+  /// of the learning rates up to t. `spare_zero_gradients`: parameters without a gradient are shown as ZERO-GRADIENT.
+  void compare_parameters(double tolerance, bool spare_zero_gradients, GoldenReport& report) const;
 
   [[nodiscard]] GoldenQuantity learning_rates() const { return of(&GoldenUpdateNorms::learning_rate, false); }
   [[nodiscard]] GoldenQuantity gradient_norms() const { return of(&GoldenUpdateNorms::gradients, true); }
   /// With the file's own changes of the parameters without a gradient, which are not to be judged here either.
   [[nodiscard]] GoldenQuantity update_norms() const;
-  [[nodiscard]] GoldenQuantity parameter_norms() const { return of(&GoldenUpdateNorms::parameters, true); }
+  [[nodiscard]] GoldenQuantity parameter_norms() const;  ///< likewise with the file's own values of those
 
  private:
   [[nodiscard]] GoldenQuantity of(double GoldenUpdateNorms::*member, bool norm) const;

@@ -22,6 +22,25 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// What is trained, beside the options that all runs share.
+struct Recipe {
+  std::string name;
+  std::vector<std::string> options;
+  bool killed = false;  ///< one of its runs is killed and resumed
+};
+
+/// Another way through the training step each, for a few steps on a few layouts. Their options come after the common
+/// ones and override them.
+const std::vector<Recipe>& further_recipes() {
+  static const std::vector<Recipe> recipes = {
+      {"sgd", {"--optimizer", "sgd", "--learning-rate", "0.05", "--schedule", "polynomial", "--power", "2"}},
+      {"adafactor", {"--optimizer", "adafactor", "--factored-above", "16", "--bf16-momentum"}, true},
+  };
+  return recipes;
+}
+
+constexpr std::int64_t kFewSteps = 8;
+
 /// One run of vitrail-train.
 struct Cut {
   std::string name;
@@ -48,11 +67,11 @@ void make_data(const fs::path& folder) {
   constexpr std::int64_t images = 2048;
   constexpr std::int64_t side = 28;
   std::vector<std::uint8_t> pixels(images * side * side);
-  std::vector<std::uint8_t> labels(images);
+  std::vector<std::int32_t> labels(images);
   const Philox random(7, Purpose::test, 0);
   for (std::int64_t image = 0; image < images; ++image) {
     const std::int64_t label = random.bits(static_cast<std::uint64_t>(image)) % 10;
-    labels[static_cast<std::size_t>(image)] = static_cast<std::uint8_t>(label);
+    labels[static_cast<std::size_t>(image)] = static_cast<std::int32_t>(label);
     for (std::int64_t i = 0; i < side * side; ++i) {
       const std::int64_t at = image * side * side + i;
       const bool bright = (i / side / 7 * 4 + i % side / 7) % 10 == label;
@@ -64,13 +83,12 @@ void make_data(const fs::path& folder) {
   (void)write_split(folder, "layouts/train", {{side, side, 1}, pixels, labels}, 10, {}, 3);
 }
 
-std::string digest_of(const CheckpointReader& reader, const std::vector<std::string>& kinds) {
+/// SHA-256 of the parameters, or of all other tensors.
+std::string digest_of(const CheckpointReader& reader, bool parameters) {
   Sha256 sum;
   std::vector<std::byte> bytes;
   for (const std::string& name : reader.tensors()) {
-    if (std::none_of(kinds.begin(), kinds.end(), [&](const std::string& kind) { return name.starts_with(kind); })) {
-      continue;
-    }
+    if (name.starts_with("parameters/") != parameters) continue;
     const Shape shape = reader.shape(name);
     const Dtype dtype = reader.dtype(name);
     bytes.resize(static_cast<std::size_t>(shape.elements() * size_of(dtype)));
@@ -101,72 +119,71 @@ class Layouts {
   }
 
   int run() {
-    for (const int threads : {1, 2}) {
-      std::printf("%d thread%s per rank\n", threads, threads == 1 ? "" : "s");
-      const Outcome wanted = finish({"1 rank", 1, 1, 0}, threads, nullptr);
-      expect(wanted.clipped, "clipping never bit");
-      expect(wanted.dropped, "no choice was dropped");
-      for (const Cut& cut :
-           {Cut{"1 rank, 8 passes", 1, 1, 1}, Cut{"2 ranks, EP 1", 2, 1, 0}, Cut{"2 ranks, EP 1, 4 passes", 2, 1, 1},
-            Cut{"2 ranks, EP 2", 2, 2, 0}, Cut{"2 ranks, EP 2, 2 passes", 2, 2, 2}, Cut{"4 ranks, EP 2 x R 2", 4, 2, 0},
-            Cut{"4 ranks, EP 2 x R 2, 2 passes", 4, 2, 1}, Cut{"4 ranks, EP 4", 4, 4, 0}}) {
-        (void)finish(cut, threads, &wanted);
-      }
-      kill_and_resume(threads, wanted);
-      if (threads == 1) controls(wanted);
-    }
-    std::printf("%s: %d of %d runs as they should be\n", failures_ == 0 ? "PASS" : "FAIL", runs_ - failures_, runs_);
+    const Stopwatch clock;
+    for (const int threads : {1, 2}) run_all_cuts(threads);
+    for (const Recipe& recipe : further_recipes()) run_few_cuts(recipe);
+    std::printf("%s: %d of %d runs as they should be, in %s\n", failures_ == 0 ? "PASS" : "FAIL", runs_ - failures_,
+                runs_, duration(clock.seconds()).c_str());
     return failures_ == 0 ? 0 : static_cast<int>(ExitCode::numbers);
   }
 
  private:
-  [[nodiscard]] fs::path run_dir(const Cut& cut, int threads) const {
-    std::string name = text(cut.name, ", ", threads, threads == 1 ? " thread" : " threads");
+  /// What the runs of a list have in common.
+  struct Series {
+    std::string name;
+    std::vector<std::string> options;
+    int threads;
+    std::int64_t steps;
+  };
+
+  void run_all_cuts(int threads) {
+    const Series series{
+        text(threads, threads == 1 ? " thread" : " threads", " per rank"), {}, threads, settings_.steps};
+    std::printf("%s\n", series.name.c_str());
+    const Outcome wanted = finish(series, {"1 rank", 1, 1, 0}, nullptr);
+    expect(wanted.clipped, "clipping never bit");
+    expect(wanted.dropped, "no choice was dropped");
+    for (const Cut& cut :
+         {Cut{"1 rank, 8 passes", 1, 1, 1}, Cut{"2 ranks, EP 1", 2, 1, 0}, Cut{"2 ranks, EP 1, 4 passes", 2, 1, 1},
+          Cut{"2 ranks, EP 2", 2, 2, 0}, Cut{"2 ranks, EP 2, 2 passes", 2, 2, 2}, Cut{"4 ranks, EP 2 x R 2", 4, 2, 0},
+          Cut{"4 ranks, EP 2 x R 2, 2 passes", 4, 2, 1}, Cut{"4 ranks, EP 4", 4, 4, 0}}) {
+      (void)finish(series, cut, &wanted);
+    }
+    kill_and_resume(series, wanted);
+    if (threads == 1) controls(series, wanted);
+  }
+
+  void run_few_cuts(const Recipe& recipe) {
+    const Series series{recipe.name, recipe.options, 1, kFewSteps};
+    std::printf("%s\n", series.name.c_str());
+    const Outcome wanted = finish(series, {"1 rank", 1, 1, 0}, nullptr);
+    for (const Cut& cut : {Cut{"1 rank, 8 passes", 1, 1, 1}, Cut{"2 ranks, EP 2", 2, 2, 0},
+                           Cut{"4 ranks, EP 2 x R 2", 4, 2, 0}}) {
+      (void)finish(series, cut, &wanted);
+    }
+    if (recipe.killed) kill_and_resume(series, wanted);
+  }
+
+  [[nodiscard]] fs::path run_dir(const Series& series, const Cut& cut) const {
+    std::string name = text(cut.name, ", ", series.name);
     std::replace(name.begin(), name.end(), ' ', '-');
     name.erase(std::remove(name.begin(), name.end(), ','), name.end());
     return folder_ / name;
   }
 
-  [[nodiscard]] std::vector<std::string> words(const Cut& cut, int threads, const fs::path& dir) const {
-    std::vector<std::string> all = {settings_.mpirun,
-                                    "-np",
-                                    std::to_string(cut.ranks),
-                                    "--oversubscribe",
-                                    "--bind-to",
-                                    "none",
-                                    (program_folder() / "vitrail-train").string(),
-                                    "--preset",
-                                    "fmnist",
-                                    "--data",
-                                    data_.string(),
-                                    "--run-dir",
-                                    dir.string(),
-                                    "--epochs",
-                                    "0",
-                                    "--steps",
-                                    std::to_string(settings_.steps),
-                                    "--batch",
-                                    "64",
-                                    "--leaf-images",
-                                    "8",
-                                    "--shift",
-                                    "2",
-                                    "--flip",
-                                    "--clip-norm",
-                                    "0.5",
-                                    "--capacity-factor",
-                                    "0.8",
-                                    "--backend",
-                                    settings_.backend,
-                                    "--threads",
-                                    std::to_string(threads),
-                                    "--expert-parallel",
-                                    std::to_string(cut.expert_parallel),
-                                    "--leaves-per-pass",
-                                    std::to_string(cut.leaves_per_pass),
-                                    "--keep-last",
-                                    "1"};
-    all.insert(all.end(), cut.extra.begin(), cut.extra.end());
+  [[nodiscard]] std::vector<std::string> words(const Series& series, const Cut& cut, const fs::path& dir) const {
+    std::vector<std::string> all = {settings_.mpirun, "-np", std::to_string(cut.ranks), "--oversubscribe", "--bind-to",
+                                    "none"};
+    const auto add = [&](const std::vector<std::string>& more) { all.insert(all.end(), more.begin(), more.end()); };
+    add({(program_folder() / "vitrail-train").string(), "--preset", "fmnist"});
+    add({"--data", data_.string(), "--run-dir", dir.string()});
+    add({"--epochs", "0", "--steps", std::to_string(series.steps), "--batch", "64", "--leaf-images", "8"});
+    add({"--shift", "2", "--flip", "--clip-norm", "0.5", "--capacity-factor", "0.8"});
+    add({"--backend", settings_.backend, "--threads", std::to_string(series.threads)});
+    add({"--expert-parallel", std::to_string(cut.expert_parallel)});
+    add({"--leaves-per-pass", std::to_string(cut.leaves_per_pass), "--keep-last", "1"});
+    add(series.options);
+    add(cut.extra);
     return all;
   }
 
@@ -176,12 +193,12 @@ class Layouts {
             "OMP_WAIT_POLICY=passive"};
   }
 
-  void run_to_end(const Cut& cut, int threads, const fs::path& dir) {
+  void run_to_end(const Series& series, const Cut& cut, const fs::path& dir) {
     const fs::path log = dir.string() + ".log";
-    ChildProcess child(words(cut, threads, dir), variables(), log);
+    ChildProcess child(words(series, cut, dir), variables(), log);
     const int code = child.wait();
     VITRAIL_EXPECT(code == 0, code == 2 ? ExitCode::usage : ExitCode::numbers,
-                   text("the run '", cut.name, "' ended with exit code ", code), last_line(log),
+                   text("the run '", cut.name, ", ", series.name, "' ended with exit code ", code), last_line(log),
                    "Run again with --keep DIR to look at its log");
   }
 
@@ -197,7 +214,7 @@ class Layouts {
 
   static Outcome read_outcome(const fs::path& dir) {
     const CheckpointReader reader(dir, true);
-    Outcome outcome{digest_of(reader, {"parameters/"}), digest_of(reader, {"adam_m/", "adam_v/"}), {}};
+    Outcome outcome{digest_of(reader, true), digest_of(reader, false), {}};
     Sha256 metrics;
     std::ifstream lines(dir / "metrics.jsonl");
     for (std::string line; std::getline(lines, line);) {
@@ -215,10 +232,10 @@ class Layouts {
   }
 
   /// Runs to the end and compares with `wanted`, if there is one.
-  Outcome finish(const Cut& cut, int threads, const Outcome* wanted, bool must_equal = true) {
+  Outcome finish(const Series& series, const Cut& cut, const Outcome* wanted, bool must_equal = true) {
     const Stopwatch clock;
-    const fs::path dir = run_dir(cut, threads);
-    run_to_end(cut, threads, dir);
+    const fs::path dir = run_dir(series, cut);
+    run_to_end(series, cut, dir);
     const Outcome outcome = read_outcome(dir);
     ++runs_;
     const bool same = wanted == nullptr || outcome.same(*wanted);
@@ -241,11 +258,11 @@ class Layouts {
   }
 
   /// Kills one rank of a run with SIGKILL, and goes on with it on another layout.
-  void kill_and_resume(int threads, const Outcome& wanted) {
+  void kill_and_resume(const Series& series, const Outcome& wanted) {
     Cut cut{"2 ranks killed, resumed on 4, EP 4", 2, 2, 0, {"--save-every", "3"}};
-    const fs::path dir = run_dir(cut, threads);
+    const fs::path dir = run_dir(series, cut);
     {
-      ChildProcess child(words(cut, threads, dir), variables(), dir.string() + ".killed.log");
+      ChildProcess child(words(series, cut, dir), variables(), dir.string() + ".killed.log");
       while (child.running() && !latest_checkpoint(dir)) std::this_thread::sleep_for(std::chrono::milliseconds(2));
       const std::vector<pid_t> ranks = child.children();
       for (const pid_t rank : ranks) {
@@ -253,17 +270,17 @@ class Layouts {
       }
       expect(child.wait() != 0, "the killed run ended as if nothing had been");
     }
-    expect(latest_checkpoint(dir).has_value() && CheckpointReader(dir).info().step < settings_.steps,
+    expect(latest_checkpoint(dir).has_value() && CheckpointReader(dir).info().step < series.steps,
            "the run was not killed between a checkpoint and its end");
     cut.ranks = cut.expert_parallel = 4;
     cut.extra.emplace_back("--resume");
-    (void)finish(cut, threads, &wanted);
+    (void)finish(series, cut, &wanted);
   }
 
   /// What must not be equal: other leaves, no noise.
-  void controls(const Outcome& wanted) {
-    (void)finish({"control: leaf of 16 images", 1, 1, 0, {"--leaf-images", "16"}}, 1, &wanted, false);
-    (void)finish({"control: without router noise", 1, 1, 0, {"--noise", "0"}}, 1, &wanted, false);
+  void controls(const Series& series, const Outcome& wanted) {
+    (void)finish(series, {"control: leaf of 16 images", 1, 1, 0, {"--leaf-images", "16"}}, &wanted, false);
+    (void)finish(series, {"control: without router noise", 1, 1, 0, {"--noise", "0"}}, &wanted, false);
   }
 
   const LayoutsSettings& settings_;

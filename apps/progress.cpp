@@ -32,7 +32,9 @@ Json to_json(const Metrics& metrics) {
       .set("main_loss", metrics.main_loss)
       .set("auxiliary_loss", metrics.auxiliary_loss);
   if (metrics.moe.empty()) return json;
-  json.set("drop_rate", metrics.drop_rate()).set("load_imbalance", metrics.load_imbalance());
+  json.set("drop_rate", metrics.drop_rate())
+      .set("processed_rate", metrics.processed_rate())
+      .set("load_imbalance", metrics.load_imbalance());
   Json blocks = Json::array();
   for (const MoeMetrics& moe : metrics.moe) {
     Json assigned = Json::array();
@@ -45,7 +47,8 @@ Json to_json(const Metrics& metrics) {
                          .set("load_loss", moe.load_loss)
                          .set("gshard_loss", moe.gshard_loss)
                          .set("assigned", std::move(assigned))
-                         .set("kept", std::move(kept)));
+                         .set("kept", std::move(kept))
+                         .set("processed", moe.processed));
   }
   json.set("moe", std::move(blocks));
   return json;

@@ -1,5 +1,7 @@
 #include "apps/run_options.hpp"
 
+#include "train/presets.hpp"
+
 namespace vitrail {
 
 namespace {
@@ -48,6 +50,11 @@ Enum value_in(const Name<Enum> (&names)[n], const std::string& name) {
 }
 
 }  // namespace
+
+std::vector<std::string> token_order_names() { return names_of(kTokenOrders); }
+TokenOrder token_order_of(const std::string& name) { return value_in(kTokenOrders, name); }
+std::string name_of(TokenOrder order) { return name_in(kTokenOrders, order); }
+std::string name_of(RouterKind kind) { return name_in(kRouters, kind); }
 
 void add_model_options(Options& options, RunConfig& config, RunOptionTexts& texts) {
   ModelConfig& m = config.model;
@@ -132,7 +139,7 @@ void add_training_options(Options& options, RunConfig& config) {
       .choices(schedule_names())
       .effect(Effect::numerics);
   real("learning-rate", config.learning_rate, "peak");
-  real("final-learning-rate", config.final_learning_rate, "end of linear and cosine");
+  real("final-learning-rate", config.final_learning_rate, "end of linear, cosine and polynomial; limit of exponential, 0: none");
   real("warmup", config.warmup, "share of the steps (below 1) or steps, linear from 0");
   real("timescale", config.timescale, "of rsqrt, in steps");
   real("cooldown", config.cooldown, "of rsqrt: share of the steps or steps, linear to 0");

@@ -2,6 +2,7 @@
 // The options of a run (train/run_config.hpp), as vitrail-train, vitrail-eval and vitrail-bench share them.
 
 #include <string>
+#include <vector>
 
 #include "apps/options.hpp"
 #include "base/json.hpp"
@@ -26,6 +27,12 @@ void add_layout_options(Options& options, RunConfig& config);
 
 /// After parse(): preset, then file, then command line, into `config`; then resolve().
 void apply_run_options(Options& options, RunConfig& config, RunOptionTexts& texts);
+
+/// "vanilla", "prioritized" ...; and the order of a name among them.
+std::vector<std::string> token_order_names();
+TokenOrder token_order_of(const std::string& name);
+std::string name_of(TokenOrder order);
+std::string name_of(RouterKind kind);
 
 /// The settings that a checkpoint remembers: numerics and layout, name -> text.
 Json run_settings(const Options& options);

@@ -11,22 +11,27 @@
 
 namespace vitrail {
 
-void expect_data_fits(const Dataset& dataset, const ModelConfig& model) {
+void expect_images_fit(const Dataset& dataset, const ModelConfig& model) {
   const ImageShape& image = dataset.image();
   VITRAIL_EXPECT(
       image.height == model.image_height && image.width == model.image_width && image.channels == model.channels,
       ExitCode::data, text(dataset.name(), " has images of ", image.height, "x", image.width, "x", image.channels),
       text("the model takes ", model.image_height, "x", model.image_width, "x", model.channels),
       "Set --image-height, --image-width and --channels, or choose other data");
+}
+
+void expect_data_fits(const Dataset& dataset, const ModelConfig& model) {
+  expect_images_fit(dataset, model);
   VITRAIL_EXPECT(dataset.classes() == model.classes, ExitCode::data,
                  text(dataset.name(), " has ", dataset.classes(), " classes"), text("the model has ", model.classes),
                  text("Set --classes ", dataset.classes()));
 }
 
 void copy_block(const ImageBlock& block, Activations& acts) {
-  VITRAIL_EXPECT(block.count == acts.labels.elements(), ExitCode::other,
-                 text("a block of ", block.count, " images for a pass of ", acts.labels.elements()), "this is a bug",
-                 "");
+  const Shape labels{block.count, block.labels_per_image};
+  VITRAIL_EXPECT(labels == acts.labels.shape, ExitCode::other,
+                 text("a block with labels ", labels.str(), " for a pass with ", acts.labels.shape.str()),
+                 "this is a bug", "");
   std::memcpy(acts.raw_images.data, block.images, static_cast<std::size_t>(acts.raw_images.bytes()));
   std::memcpy(acts.labels.data, block.labels, static_cast<std::size_t>(acts.labels.bytes()));
 }
@@ -69,7 +74,9 @@ void report_start(const Log& log, MpiSession& session, const TrainState& state, 
            model.moe_blocks.empty() ? ""
                                     : text(" with ", model.experts, " experts, ", model.router.selected, " per token, ",
                                            model.slots(), " slots for ", model.group_tokens(), " tokens"));
-  log.info("data    ", data, ": ", images, " images, ", model.classes, " classes; ", last_step, " steps");
+  log.info("data    ", data, ": ", images, " images, ", model.classes, " classes",
+           state.labels_per_image > 1 ? text(", up to ", state.labels_per_image, " labels each") : "", "; ", last_step,
+           " steps");
   log.info("memory  per rank: parameters ", mebibytes(state.parameter_bytes()), ", gradients ",
            mebibytes(state.gradient_bytes()), ", optimizer ", mebibytes(state.optimizer_bytes()), ", activations ",
            mebibytes(state.activation_bytes()));

@@ -10,6 +10,8 @@
 
 namespace vitrail {
 
+/// Error (data) unless the image shape is the model's.
+void expect_images_fit(const Dataset& dataset, const ModelConfig& model);
 /// Error (data) unless image shape and classes are the model's.
 void expect_data_fits(const Dataset& dataset, const ModelConfig& model);
 

@@ -58,15 +58,16 @@ int run_layouts_command(int argc, const char* const* argv) {
       "vitrail-selftest layouts",
       "vitrail-selftest layouts: trains 20 steps on 1, 2 and 4 ranks, with experts shared out in every way,\n"
       "in one pass and in several, and after kill -9 and resumption on another layout, with 1 and with 2\n"
-      "threads per rank. All weights, optimizer states and metrics must be the same bits; runs with other\n"
-      "leaves or without router noise must differ. Takes some minutes.\n"
+      "threads per rank; then 8 steps of other recipes (optimizers ...) on a few of these layouts. All weights,\n"
+      "optimizer states and metrics must be the same bits; runs with other leaves or without router noise must\n"
+      "differ. Takes some minutes.\n"
       "\n"
       "Exit codes: 0 as it should be; 5 something differs; 2 mpirun is missing.");
   options.add("data", settings.data, "PATH",
               "a folder that vitrail-pack made, of 28x28 grey images; default: made here");
   options.add("keep", settings.keep, "DIR", "keep checkpoints and logs here");
   options.add("backend", settings.backend, "NAME", "what computes").choices({"cpu", "reference"});
-  options.add("steps", settings.steps, "N", "steps of every run");
+  options.add("steps", settings.steps, "N", "steps of every run but those of other recipes");
   options.add("mpirun", settings.mpirun, "PROGRAM", "what starts ranks: PROGRAM -np N ...");
   if (!options.parse(argc, argv)) return 0;
   options.apply();

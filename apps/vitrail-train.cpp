@@ -10,6 +10,8 @@
 #include "base/file.hpp"
 #include "comm/mpi/mpi.hpp"
 #include "data/loader.hpp"
+#include "train/initial_weights.hpp"
+#include "train/presets.hpp"
 #include "train/state_checkpoint.hpp"
 #include "train/step.hpp"
 
@@ -46,6 +48,10 @@ void add_options(Options& options, Settings& s) {
   options.add("data", s.run.data, "PATH", "folders that vitrail-pack made");
   options.add("run-dir", s.run.run_dir, "DIR", "where checkpoints and metrics go");
   options.add("resume", s.run.resume, "", "go on from the last checkpoint; start anew if there is none");
+  options.add("init-from", s.run.init_from, "DIR",
+              "start with the parameters of this run or checkpoint: fine-tuning, upcycling of a dense model");
+  options.add("init-average", s.run.init_average, "", "with the running average of its weights instead");
+  options.add("new-head", s.run.new_head, "", "but with a fresh head; always so when the number of classes differs");
   options.add("save-every", s.run.save_every, "STEPS", "steps between checkpoints; 0: at the end only");
   options.add("keep-last", s.run.keep_last, "N", "checkpoints that are kept; 0: all");
   options.add("log-every", s.run.log_every, "STEPS", "steps between lines of metrics.jsonl");
@@ -118,6 +124,19 @@ std::optional<std::filesystem::path> find_checkpoint(const RunConfig& config, Co
   return found;
 }
 
+/// Parameters from another run, before the first step.
+void start_from(TrainState& state, const Log& log) {
+  const RunConfig& config = state.config;
+  const CheckpointReader reader(config.init_from, state.ranks.world.rank() == 0);  // one reads every byte for all
+  const InitialWeights weights(state.table, reader, {config.new_head, config.init_average});
+  weights.load(state.layout.first_expert(config.model), state.parameters);
+  log.info("initial weights from ", reader.path().string(), ", step ", reader.info().step);
+  for (const std::string& line : weights.report()) log.info("  ", line);
+  if (weights.upcycled() && !config.model.router.normalize_gates) {
+    log.info("  with --normalize-gates the model would begin like the dense one");
+  }
+}
+
 int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
   Settings settings;
   Options options(kProgram, kManual);
@@ -132,6 +151,8 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
     if (world.rank() == 0) options.print_config(std::cout);
     return 0;
   }
+  VITRAIL_EXPECT(!config.init_from.empty() || !(config.new_head || config.init_average), ExitCode::usage,
+                 "--new-head and --init-average without --init-from", "they say what is taken from another run", "");
   const Log log(kProgram, world.rank(), world.size());
   const Stopwatch whole;
 
@@ -142,7 +163,7 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
   const auto checkpoint = find_checkpoint(config, world);
   const auto device = make_cpu_device();
   const auto ops = make_ops(config, world);
-  TrainState state(config, *device, *ops, world);
+  TrainState state(config, *device, *ops, world, dataset.labels_per_image());
   Trainer trainer(state, last_step);
   if (checkpoint) {
     const CheckpointReader reader(*checkpoint, world.rank() == 0);  // one reads every byte for all
@@ -150,6 +171,9 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
     expect_same_data(fingerprint, dataset.name(), reader);
     restore(state, reader);
     log.info("resumed from ", reader.path().string());
+    if (!config.init_from.empty()) log.info("--init-from is ignored: the run began long ago");
+  } else if (!config.init_from.empty()) {
+    start_from(state, log);
   }
   report_start(log, session, state, dataset.name(), images, last_step);
 

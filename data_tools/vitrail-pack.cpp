@@ -27,8 +27,9 @@ constexpr char kManual[] =
                --classes 10 --output fashion-mnist/train
   vitrail-pack --verify fashion-mnist
 
-The first packs one split (a folder with manifest.json and HDF5 shards); the usual names are train and
-test, side by side, so that --data fashion-mnist finds both. Each rank reads only the rows it needs, so
+The first packs one split (a folder with manifest.json and HDF5 shards). Where images have several labels
+or none, the labels are an IDX file of two axes, [n, classes]: 1 where image and class belong together,
+else 0. The usual names of splits are train and test, side by side, so that --data fashion-mnist finds both. Each rank reads only the rows it needs, so
 take at least as many shards as nodes. The second reads everything again and compares all checksums.
 A split is written beside its place and renamed when complete: what has the name is whole.)";
 
@@ -71,17 +72,57 @@ void put_in_place(const fs::path& made, const fs::path& output) {
   fs::remove_all(old);
 }
 
-IdxArray read_array(const fs::path& path, int dimensions) { return read_idx(path, dimensions, ExitCode::data); }
+struct Labels {
+  std::int64_t each;                 ///< per image, at most
+  std::vector<std::int32_t> values;  ///< [n, each], -1: none
+};
+
+/// A row of 0 and 1 over the classes for every image -> the numbers of the classes, ascending.
+Labels labels_of_rows(const IdxArray& rows, const fs::path& path) {
+  const std::int64_t images = rows.shape[0], classes = rows.shape[1];
+  std::vector<std::vector<std::int32_t>> found(static_cast<std::size_t>(images));
+  std::size_t most = 1;
+  for (std::int64_t i = 0; i < images; ++i) {
+    std::vector<std::int32_t>& labels = found[static_cast<std::size_t>(i)];
+    for (std::int64_t c = 0; c < classes; ++c) {
+      const int value = rows.values[static_cast<std::size_t>(i * classes + c)];
+      VITRAIL_EXPECT(value <= 1, ExitCode::data,
+                     text("'", path.string(), "' holds the value ", value, " for image ", i, " and class ", c),
+                     "labels of two axes are 1 where image and class belong together, else 0", "");
+      if (value == 1) labels.push_back(static_cast<std::int32_t>(c));
+    }
+    most = std::max(most, labels.size());
+  }
+  Labels labels{static_cast<std::int64_t>(most), std::vector<std::int32_t>(found.size() * most, -1)};
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    std::copy(found[i].begin(), found[i].end(), labels.values.begin() + static_cast<std::ptrdiff_t>(i * most));
+  }
+  return labels;
+}
+
+Labels labels_of(const IdxArray& array, const fs::path& path, std::int64_t classes) {
+  if (array.shape.size() == 1) {
+    VITRAIL_EXPECT(classes <= 256, ExitCode::usage, text("--classes ", classes),
+                   "IDX labels are bytes: there are 1 to 256 classes",
+                   "Labels of two axes, [n, classes], may have more");
+    return {1, {array.values.begin(), array.values.end()}};
+  }
+  VITRAIL_EXPECT(array.shape[1] == classes, ExitCode::usage, text("--classes ", classes),
+                 text("'", path.string(), "' has ", array.shape[1], " columns, one per class"),
+                 text("Use --classes ", array.shape[1]));
+  return labels_of_rows(array, path);
+}
 
 Manifest write_beside(const fs::path& beside, const Settings& settings) {
-  const IdxArray images = read_array(settings.images, 3);
-  const IdxArray labels = read_array(settings.labels, 1);
-  const ImageView view{{images.shape[1], images.shape[2], 1}, images.values, labels.values};
-  VITRAIL_EXPECT(images.shape[0] == labels.shape[0], ExitCode::data,
+  const IdxArray images = read_idx(settings.images, {3}, ExitCode::data);
+  const IdxArray rows = read_idx(settings.labels, {1, 2}, ExitCode::data);
+  VITRAIL_EXPECT(images.shape[0] == rows.shape[0], ExitCode::data,
                  text("'", settings.images.string(), "' has ", images.shape[0], " images, '", settings.labels.string(),
-                      "' has ", labels.shape[0], " labels"),
-                 "every image has one label", "Do the two files belong together?");
-  VITRAIL_EXPECT(view.shape.bytes() > 0 && labels.shape[0] > 0, ExitCode::data,
+                      "' has ", rows.shape[0], " labels"),
+                 "every image has its labels", "Do the two files belong together?");
+  const Labels labels = labels_of(rows, settings.labels, *settings.classes);
+  const ImageView view{{images.shape[1], images.shape[2], 1}, images.values, labels.values, labels.each};
+  VITRAIL_EXPECT(view.shape.bytes() > 0 && images.shape[0] > 0, ExitCode::data,
                  text("'", settings.images.string(), "' holds no pixels"), "there is nothing to pack", "");
   fs::remove_all(beside);
   fs::create_directories(beside);
@@ -92,8 +133,8 @@ Manifest write_beside(const fs::path& beside, const Settings& settings) {
 void pack(Settings settings, const Log& log) {
   settings.output = settings.output.lexically_normal();
   if (!settings.output.has_filename()) settings.output = settings.output.parent_path();  // a trailing '/'
-  VITRAIL_EXPECT(*settings.classes >= 1 && *settings.classes <= 256, ExitCode::usage,
-                 text("--classes ", *settings.classes), "IDX labels are bytes: there are 1 to 256 classes", "");
+  VITRAIL_EXPECT(*settings.classes >= 1, ExitCode::usage, text("--classes ", *settings.classes),
+                 "there is at least one", "");
   VITRAIL_EXPECT(settings.class_names.empty() || std::ssize(settings.class_names) == *settings.classes, ExitCode::usage,
                  text(settings.class_names.size(), " class names"), text("--classes is ", *settings.classes), "");
   expect_replaceable(settings.output, settings.force);
@@ -104,8 +145,9 @@ void pack(Settings settings, const Log& log) {
     std::int64_t bytes = 0;
     for (const ShardEntry& shard : made.shards) bytes += shard.bytes;
     log.info("packed ", made.images, " images of ", made.image.height, " x ", made.image.width, " x ",
-             made.image.channels, ", ", made.classes, " classes, into ", made.shards.size(), " shards (",
-             (bytes + 500'000) / 1'000'000, " MB): ", settings.output.string());
+             made.image.channels, ", ", made.classes, " classes, ",
+             made.labels_per_image > 1 ? text("up to ", made.labels_per_image, " labels each, ") : "", "into ",
+             made.shards.size(), " shards (", (bytes + 500'000) / 1'000'000, " MB): ", settings.output.string());
   } catch (...) {
     std::error_code ignored;
     fs::remove_all(beside, ignored);
@@ -137,7 +179,7 @@ int run(int argc, char** argv) {
   Options options("vitrail-pack", kManual);
   options.section("Packing");
   options.add("images", settings.images, "FILE", "images: IDX [n, rows, columns], plain or gzip");
-  options.add("labels", settings.labels, "FILE", "labels: IDX [n], plain or gzip");
+  options.add("labels", settings.labels, "FILE", "labels: IDX [n], or [n, N] of 0 and 1, plain or gzip");
   options.add("classes", settings.classes, "N", "number of classes; labels go from 0 to N-1");
   options.add("output", settings.output, "DIR", "folder of the split to make");
   options.add("shards", settings.shards, "N", "number of files");

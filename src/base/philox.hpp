@@ -20,9 +20,10 @@ enum class Purpose : std::uint16_t {
   shuffle = 3,         ///< step = epoch, index: data/sampler.cpp
   augmentation = 4,    ///< step = epoch, index = sample * 4 + draw (data/augment.cpp)
   dropout = 5,         ///< layer = block and place, index: ops/layers.hpp
-  mixup = 6,
+  mixup = 6,           ///< layer = attempt, index: train/mixup.cpp
   token_order = 7,     ///< index = global token
   random_experts = 8,  ///< index = global token * E + expert
+  few_shot = 12,       ///< step = class, index = training image: train/fewshot.cpp
   test = 15,
 };
 
@@ -33,22 +34,29 @@ class Philox {
         step_(static_cast<std::uint32_t>(step)),
         stream_((static_cast<std::uint32_t>(purpose) << 16) | layer) {}
 
+  static constexpr int kRounds = 10;
+  static constexpr std::array<std::uint32_t, 2> kMultipliers{0xD2511F53U, 0xCD9E8D57U};
+  static constexpr std::array<std::uint32_t, 2> kKeySteps{0x9E3779B9U, 0xBB67AE85U};
+
   /// The generator itself: ten rounds on a counter under a key.
   static std::array<std::uint32_t, 4> rounds(std::array<std::uint32_t, 4> c, std::array<std::uint32_t, 2> key) {
-    for (int round = 0; round < 10; ++round) {
-      const std::uint64_t p0 = std::uint64_t{0xD2511F53U} * c[0];
-      const std::uint64_t p1 = std::uint64_t{0xCD9E8D57U} * c[2];
+    for (int round = 0; round < kRounds; ++round) {
+      const std::uint64_t p0 = std::uint64_t{kMultipliers[0]} * c[0];
+      const std::uint64_t p1 = std::uint64_t{kMultipliers[1]} * c[2];
       c = {static_cast<std::uint32_t>(p1 >> 32) ^ c[1] ^ key[0], static_cast<std::uint32_t>(p1),
            static_cast<std::uint32_t>(p0 >> 32) ^ c[3] ^ key[1], static_cast<std::uint32_t>(p0)};
-      key[0] += 0x9E3779B9U;
-      key[1] += 0xBB67AE85U;
+      key[0] += kKeySteps[0];
+      key[1] += kKeySteps[1];
     }
     return c;
   }
-  /// The four words of counter index `block`.
-  [[nodiscard]] std::array<std::uint32_t, 4> words(std::uint64_t block) const {
-    return rounds({static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32), step_, stream_}, key_);
+  /// What `rounds` gets for counter index `block`.
+  [[nodiscard]] std::array<std::uint32_t, 4> counter(std::uint64_t block) const {
+    return {static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32), step_, stream_};
   }
+  [[nodiscard]] std::array<std::uint32_t, 2> key() const { return key_; }
+  /// The four words of counter index `block`.
+  [[nodiscard]] std::array<std::uint32_t, 4> words(std::uint64_t block) const { return rounds(counter(block), key_); }
   /// Value `index`: uniform on 0 .. 2^32-1.
   [[nodiscard]] std::uint32_t bits(std::uint64_t index) const { return words(index / 4)[index % 4]; }
   /// Value `index`: uniform in the open interval (0, 1), a multiple of 2^-33.

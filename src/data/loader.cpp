@@ -32,7 +32,7 @@ Loader::Loader(Dataset dataset, const LoaderPlan& plan)
   ring_.resize(static_cast<std::size_t>(plan_.blocks_ahead));
   for (Buffer& buffer : ring_) {
     buffer.images.resize(bytes);
-    buffer.labels.resize(count);
+    buffer.labels.resize(count * static_cast<std::size_t>(dataset_.labels_per_image()));
   }
   thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
 }
@@ -86,8 +86,9 @@ void Loader::fill(Buffer& buffer, std::int64_t step, std::int64_t pass) {
             plain_.data() + i * bytes, buffer.images.data() + i * bytes);
   }
   std::fill(buffer.images.begin() + valid * bytes, buffer.images.end(), std::uint8_t{0});
-  std::fill(buffer.labels.begin() + valid, buffer.labels.end(), -1);
-  buffer.block = {step, pass, first, count, valid, buffer.images.data(), buffer.labels.data()};
+  std::fill(buffer.labels.begin() + valid * dataset_.labels_per_image(), buffer.labels.end(), -1);
+  buffer.block = {
+      step, pass, first, count, valid, buffer.images.data(), buffer.labels.data(), dataset_.labels_per_image()};
 }
 
 const ImageBlock& Loader::next() {

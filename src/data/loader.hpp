@@ -36,9 +36,10 @@ struct ImageBlock {
   std::int64_t pass = 0;
   std::int64_t first_position = 0;       ///< global position of the first image; the others follow
   std::int64_t count = 0;                ///< images in the block: pass_images(), always
-  std::int64_t valid = 0;                ///< the first so many are images; the rest is padding: zeros, label -1
+  std::int64_t valid = 0;                ///< the first so many are images; the rest is padding: zeros, labels -1
   const std::uint8_t* images = nullptr;  ///< u8 [count, height, width, channels]
-  const std::int32_t* labels = nullptr;  ///< i32 [count]
+  const std::int32_t* labels = nullptr;  ///< i32 [count, labels_per_image], -1: none
+  std::int64_t labels_per_image = 1;
 };
 
 class Loader {

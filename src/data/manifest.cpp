@@ -47,6 +47,9 @@ void expect_consistent(const Manifest& manifest, const std::string& where) {
   VITRAIL_EXPECT(manifest.images > 0, ExitCode::data, where + " states no images", "there is nothing to read", kRemedy);
   VITRAIL_EXPECT(manifest.classes >= 1, ExitCode::data, text(where, " states ", manifest.classes, " classes"),
                  "there is at least one", kRemedy);
+  VITRAIL_EXPECT(manifest.labels_per_image >= 1 && manifest.labels_per_image <= manifest.classes, ExitCode::data,
+                 text(where, " states ", manifest.labels_per_image, " labels per image"),
+                 text("with ", manifest.classes, " classes, an image has 1 to ", manifest.classes), kRemedy);
   const std::size_t names = manifest.class_names.size();
   VITRAIL_EXPECT(names == 0 || static_cast<std::int64_t>(names) == manifest.classes, ExitCode::data,
                  text(where, " names ", names, " classes"), text("it states ", manifest.classes, " classes"), kRemedy);
@@ -65,6 +68,7 @@ Manifest Manifest::read(const std::filesystem::path& folder) {
   manifest.images = json.at("images").as_integer();
   manifest.classes = json.at("classes").as_integer();
   manifest.image = image_shape_of(json.at("image_shape"), where);
+  if (const Json* labels = json.find("labels_per_image")) manifest.labels_per_image = labels->as_integer();
   if (const Json* names = json.find("class_names")) {
     for (const Json& name : names->items()) manifest.class_names.push_back(name.as_string());
   }
@@ -77,6 +81,7 @@ void Manifest::write(const std::filesystem::path& folder) const {
   Json json;
   json.set("format", kFormat).set("name", name).set("images", images).set("classes", classes);
   json.set("image_shape", Json::array().push_back(image.height).push_back(image.width).push_back(image.channels));
+  if (labels_per_image > 1) json.set("labels_per_image", labels_per_image);
   Json names = Json::array();
   for (const std::string& one : class_names) names.push_back(one);
   if (!class_names.empty()) json.set("class_names", names);

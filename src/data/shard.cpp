@@ -46,8 +46,9 @@ Dataset Dataset::open(const std::vector<std::filesystem::path>& paths, const std
 
 void Dataset::list_shards() {
   for (const Split& split : splits_) {
+    labels_per_image_ = std::max(labels_per_image_, split.manifest.labels_per_image);
     for (const ShardEntry& entry : split.manifest.shards) {
-      shards_.push_back({split.folder / entry.file, &entry, images_});
+      shards_.push_back({split.folder / entry.file, &entry, images_, split.manifest.labels_per_image});
       images_ += entry.images;
     }
   }
@@ -93,13 +94,26 @@ Dataset::OpenShard Dataset::open_shard(std::size_t which) const {
       where + " holds other images than its manifest states",
       text("expected are ", expected[0], " images u8 of ", expected[1], " x ", expected[2], " x ", expected[3]),
       kRemedy);
-  std::vector<std::int32_t> labels(static_cast<std::size_t>(shard.entry->images));
-  file.read("labels", Dtype::i32, {shard.entry->images}, labels.data());
+  std::vector<std::int32_t> labels = read_labels(shard, file);
+  return {which, std::move(file), std::move(images), std::move(labels)};
+}
+
+std::vector<std::int32_t> Dataset::read_labels(const Shard& shard, const h5::File& file) const {
+  const std::int64_t images = shard.entry->images;
+  const std::int64_t each = shard.labels_per_image;
+  std::vector<std::int32_t> labels(static_cast<std::size_t>(images * each));
+  file.read("labels", Dtype::i32, each == 1 ? h5::Shape{images} : h5::Shape{images, each}, labels.data());
   for (const std::int32_t label : labels) {
-    VITRAIL_EXPECT(label >= 0 && label < classes(), ExitCode::data, text(where, " holds the label ", label),
+    VITRAIL_EXPECT(label >= -1 && label < classes(), ExitCode::data,
+                   text("shard '", shard.path.string(), "' holds the label ", label),
                    text("with ", classes(), " classes, labels go from 0 to ", classes() - 1), kRemedy);
   }
-  return {which, std::move(file), std::move(images), std::move(labels)};
+  if (each == labels_per_image_) return labels;
+  std::vector<std::int32_t> rows(static_cast<std::size_t>(images * labels_per_image_), -1);
+  for (std::int64_t i = 0; i < images; ++i) {
+    std::copy_n(labels.begin() + i * each, each, rows.begin() + i * labels_per_image_);
+  }
+  return rows;
 }
 
 Dataset::OpenShard& Dataset::opened(std::size_t which) {
@@ -149,7 +163,8 @@ void Dataset::read_from(OpenShard& shard, std::span<const Wanted> wanted, std::u
     shard.images.read_region(Dtype::u8, {row, 0, 0, 0},
                              {static_cast<std::int64_t>(run), image().height, image().width, image().channels},
                              images + place * image().bytes());
-    std::copy_n(shard.labels.begin() + row, run, labels + place);
+    std::copy_n(shard.labels.begin() + row * labels_per_image_, static_cast<std::int64_t>(run) * labels_per_image_,
+                labels + place * labels_per_image_);
     at += run;
   }
 }

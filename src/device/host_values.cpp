@@ -10,6 +10,9 @@ void write(std::span<const double> values, Tensor to) {
   T* out = to.as<T>();
   for (std::size_t i = 0; i < values.size(); ++i) out[i] = static_cast<T>(values[i]);
 }
+void write_bf16(std::span<const double> values, Tensor to) {
+  for (std::size_t i = 0; i < values.size(); ++i) to.as<Bf16>()[i] = to_bf16(values[i]);
+}
 template <class T>
 std::vector<double> read(ConstTensor from) {
   const T* in = from.as<T>();
@@ -27,6 +30,8 @@ void from_doubles(std::span<const double> values, Tensor to) {
       return write<double>(values, to);
     case Dtype::c128:
       return write<std::complex<double>>(values, to);
+    case Dtype::bf16:
+      return write_bf16(values, to);
     default:
       fail(ExitCode::other, {text("values into ", name_of(to.dtype)), "not a floating-point tensor", ""});
   }
@@ -54,9 +59,14 @@ std::vector<double> to_doubles(ConstTensor from) {
       for (std::int64_t i = 0; i < from.elements(); ++i) values.push_back(in[i].real());
       return values;
     }
-    default:
-      fail(ExitCode::other, {text("values of ", name_of(from.dtype)), "not readable as numbers", ""});
+    case Dtype::bf16: {
+      const auto* in = from.as<Bf16>();
+      std::vector<double> values;
+      for (std::int64_t i = 0; i < from.elements(); ++i) values.push_back(static_cast<double>(to_float(in[i])));
+      return values;
+    }
   }
+  fail(ExitCode::other, {text("values of ", name_of(from.dtype)), "not readable as numbers", ""});
 }
 
 }  // namespace vitrail

@@ -8,10 +8,10 @@
 
 namespace vitrail {
 
-/// Writes values into a host tensor of f32, f64 or c128 (imaginary part 0), rounding once.
+/// Writes values into a host tensor of f32, f64, c128 (imaginary part 0) or bf16, rounding once.
 void from_doubles(std::span<const double> values, Tensor to);
 
-/// The values of a host tensor of f32, f64, c128 (real part), i32, i64 or u8.
+/// The values of a host tensor of f32, f64, c128 (real part), bf16, i32, i64 or u8.
 std::vector<double> to_doubles(ConstTensor from);
 
 }  // namespace vitrail

@@ -54,18 +54,21 @@ std::string not_idx(const std::filesystem::path& path) {
   return text("'", path.string(), "' is not the IDX file asked for");
 }
 
-std::vector<std::int64_t> read_shape(Reader& reader, int dimensions, const std::filesystem::path& path, ExitCode code) {
+std::vector<std::int64_t> read_shape(Reader& reader, std::initializer_list<int> dimensions,
+                                     const std::filesystem::path& path, ExitCode code) {
   std::array<std::uint8_t, 4> word{};
   VITRAIL_EXPECT(reader.read(word.data(), 4) == 4, code, not_idx(path), "it is too short for a header", "");
   VITRAIL_EXPECT(word[0] == 0 && word[1] == 0, code, not_idx(path), "it does not start with two zero bytes",
                  "Is this an IDX file?");
   VITRAIL_EXPECT(word[2] == kUnsignedByte, code, not_idx(path), text("its values have type ", int{word[2]}),
                  "Only unsigned bytes (type 8) are read");
-  VITRAIL_EXPECT(word[3] == dimensions, code, not_idx(path),
-                 text("it has ", int{word[3]}, " dimensions instead of ", dimensions),
-                 "Images have 3, labels have 1: are the two files swapped?");
+  std::string wanted;
+  for (const int one : dimensions) wanted += text(wanted.empty() ? "" : " or ", one);
+  VITRAIL_EXPECT(std::find(dimensions.begin(), dimensions.end(), word[3]) != dimensions.end(), code, not_idx(path),
+                 text("it has ", int{word[3]}, " dimensions instead of ", wanted),
+                 "Images have 3, labels have 1 or 2: are the two files swapped?");
   std::vector<std::int64_t> shape;
-  for (int i = 0; i < dimensions; ++i) {
+  for (int left = word[3]; left > 0; --left) {
     VITRAIL_EXPECT(reader.read(word.data(), 4) == 4, code, not_idx(path), "its header is cut short", "");
     shape.push_back(std::int64_t{word[0]} << 24 | std::int64_t{word[1]} << 16 | std::int64_t{word[2]} << 8 | word[3]);
   }
@@ -74,7 +77,7 @@ std::vector<std::int64_t> read_shape(Reader& reader, int dimensions, const std::
 
 }  // namespace
 
-IdxArray read_idx(const std::filesystem::path& path, int dimensions, ExitCode code) {
+IdxArray read_idx(const std::filesystem::path& path, std::initializer_list<int> dimensions, ExitCode code) {
   Reader reader(path, code);
   IdxArray array{read_shape(reader, dimensions, path, code), {}};
   std::int64_t expected = 1;

@@ -4,20 +4,21 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <initializer_list>
 #include <vector>
 
 #include "base/error.hpp"
 
 namespace vitrail {
 
-/// Only unsigned bytes (type 8) are read: images [n, rows, columns] and labels [n].
+/// Only unsigned bytes (type 8) are read: images [n, rows, columns], labels [n], or [n, classes] of 0 and 1.
 struct IdxArray {
   std::vector<std::int64_t> shape;
   std::vector<std::uint8_t> values;  ///< row-major
 };
 
-/// Reads a file of exactly `dimensions` dimensions. Missing, of another kind, cut short, too long, or damaged gzip:
-/// Error(code).
-IdxArray read_idx(const std::filesystem::path& path, int dimensions, ExitCode code);
+/// Reads a file that has one of these numbers of dimensions. Missing, of another kind, cut short, too long, or damaged
+/// gzip: Error(code).
+IdxArray read_idx(const std::filesystem::path& path, std::initializer_list<int> dimensions, ExitCode code);
 
 }  // namespace vitrail

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "device/host_values.hpp"
+#include "model/positions.hpp"
+
 namespace vitrail {
 
 namespace {
@@ -11,7 +14,7 @@ struct Sizes {
   Arena& arena;
   Dtype real;
   const ModelConfig& c;
-  std::int64_t leaves, b, t, d, a, f, n, images, groups, s, owners, experts_here, slots;
+  std::int64_t leaves, b, t, d, a, f, n, images, groups, s, k, owners, experts_here, slots, r;
 
   Sizes(Arena& arena_, Dtype real_, const ModelConfig& config, const PassShape& shape)
       : arena(arena_),
@@ -27,42 +30,83 @@ struct Sizes {
         images(leaves * b),
         groups(0),
         s(0),
+        k(0),
         owners(shape.expert_parallel),
         experts_here(0),
-        slots(0) {
+        slots(0),
+        r(0) {
     if (c.moe_blocks.empty()) return;
     s = c.group_tokens();
     groups = leaves * n / s;
+    k = c.choices();
     experts_here = c.experts / owners;
     slots = n / s * c.slots();
+    if (soft()) r = c.experts * c.slots();
   }
+  [[nodiscard]] bool soft() const { return c.router.kind == RouterKind::soft; }
   [[nodiscard]] Tensor make(Shape shape) const { return arena.allocate(real, shape); }
   [[nodiscard]] Tensor make(Dtype dtype, Shape shape) const { return arena.allocate(dtype, shape); }
   [[nodiscard]] Shape home_rows() const { return {owners, leaves, experts_here, slots, d}; }
   [[nodiscard]] Shape owner_rows(std::int64_t width) const { return {owners * leaves, experts_here, slots, width}; }
 };
 
-NormActivations lay_out_norm(const Sizes& z) {
-  return {z.make({z.leaves, z.n, z.d}), z.make({z.leaves, z.n}), z.make({z.leaves, z.n})};
+/// Of `rows` rows of `width` channels per leaf; y is [leaves y_rows y_width].
+NormActivations lay_out_norm(const Sizes& z, std::int64_t rows, Shape y) {
+  return {z.make(y), z.make({z.leaves, rows}), z.make({z.leaves, rows})};
 }
+NormActivations lay_out_norm(const Sizes& z, std::int64_t rows) { return lay_out_norm(z, rows, {z.leaves, rows, z.d}); }
 
-AttentionActivations lay_out_attention(const Sizes& z) {
+/// `asking` queries per image.
+AttentionActivations lay_out_attention(const Sizes& z, std::int64_t asking) {
   AttentionActivations attention;
-  for (Tensor* x : {&attention.q, &attention.k, &attention.v, &attention.out}) *x = z.make({z.leaves, z.n, z.a});
-  attention.log_sum_exp = z.make({z.leaves, z.b, z.c.heads, z.t});
+  const Shape asked{z.leaves, z.b * asking, z.a};
+  const Shape all{z.leaves, z.n, z.a};
+  for (Tensor* x : {&attention.q, &attention.out}) *x = z.make(asked);
+  for (Tensor* x : {&attention.k, &attention.v}) *x = z.make(all);
+  if (z.c.qk_norm) {
+    attention.q_norm = lay_out_norm(z, z.b * asking * z.c.heads, asked);
+    attention.k_norm = lay_out_norm(z, z.n * z.c.heads, all);
+  }
+  attention.log_sum_exp = z.make({z.leaves, z.b, z.c.heads, asking});
   return attention;
 }
 
-MoeActivations lay_out_moe(const Sizes& z) {
-  MoeActivations moe;
-  const std::int64_t k = z.c.router.selected;
+void lay_out_choices(const Sizes& z, MoeActivations& moe) {
   for (Tensor* x : {&moe.logits, &moe.noise, &moe.gates_clean, &moe.gates}) *x = z.make({z.groups, z.s, z.c.experts});
-  for (Tensor* x : {&moe.selected, &moe.slot, &moe.row}) *x = z.make(Dtype::i32, {z.groups, z.s, k});
-  moe.gate = z.make({z.groups, z.s, k});
-  moe.source = z.make(Dtype::i32, {z.owners, z.leaves, z.experts_here, z.slots});
+  for (Tensor* x : {&moe.selected, &moe.slot, &moe.row}) *x = z.make(Dtype::i32, {z.groups, z.s, z.k});
+  moe.gate = z.c.router.kind == RouterKind::experts_choice ? moe.gates : z.make({z.groups, z.s, z.k});
+  moe.weight = z.c.router.normalize_gates ? z.make({z.groups, z.s, z.k}) : moe.gate;
+}
+
+void lay_out_soft(const Sizes& z, MoeActivations& moe) {
+  SoftActivations& soft = moe.soft;
+  for (Tensor* x : {&moe.noise, &soft.dispatch, &soft.combine}) *x = z.make({z.groups, z.s, z.r});
+  soft.x_rnorm = z.make({z.groups, z.s});
+  soft.mu_rnorm = z.make({z.r});
+  for (Tensor* x : {&soft.slots_x, &soft.slots_o}) *x = z.make({z.groups, z.r, z.d});
+  for (Tensor* x : {&moe.selected, &moe.slot, &moe.row}) *x = z.make(Dtype::i32, {z.groups, z.r, 1});
+  // Slot r of a group is slot r mod C of expert r div C.
+  for (std::int64_t i = 0; moe.slot.data != nullptr && i < moe.slot.elements(); ++i) {
+    moe.selected.as<std::int32_t>()[i] = static_cast<std::int32_t>(i % z.r / z.c.slots());
+    moe.slot.as<std::int32_t>()[i] = static_cast<std::int32_t>(i % z.c.slots());
+  }
+}
+
+/// What metrics read of every block after the pass.
+void lay_out_counts(const Sizes& z, MoeActivations& moe) {
   for (Tensor* x : {&moe.importance, &moe.load, &moe.gshard, &moe.z}) *x = z.make({z.groups});
   for (Tensor* x : {&moe.assigned, &moe.kept}) *x = z.make(Dtype::i64, {z.c.experts});
   moe.processed = z.make(Dtype::i64, {1});
+}
+
+/// What the router says of every token.
+void lay_out_routing(const Sizes& z, MoeActivations& moe) { (z.soft() ? lay_out_soft : lay_out_choices)(z, moe); }
+
+MoeActivations lay_out_moe(const Sizes& z) {
+  MoeActivations moe;
+  lay_out_routing(z, moe);
+  lay_out_counts(z, moe);
+  moe.source = z.make(Dtype::i32, {z.owners, z.leaves, z.experts_here, z.slots});
   moe.expert_x = z.make(z.owner_rows(z.d));
   moe.expert_u = z.make(z.owner_rows(z.f));
   moe.o = z.make(z.home_rows());
@@ -71,10 +115,10 @@ MoeActivations lay_out_moe(const Sizes& z) {
 
 BlockActivations lay_out_block(const Sizes& z, bool moe, Tensor x) {
   BlockActivations block;
-  block.norm0 = lay_out_norm(z);
-  block.attention = lay_out_attention(z);
+  block.norm0 = lay_out_norm(z, z.n);
+  block.attention = lay_out_attention(z, z.t);
   block.middle = z.make({z.leaves, z.n, z.d});
-  block.norm1 = lay_out_norm(z);
+  block.norm1 = lay_out_norm(z, z.n);
   if (moe) {
     block.moe = lay_out_moe(z);
   } else {
@@ -91,30 +135,68 @@ void share(const Sizes& z, Tensor& dense, Shape dense_shape, Tensor& expert, Sha
   expert = Tensor(both.data, expert_shape, z.real, both.device);
 }
 
-PassScratch lay_out_scratch(const Sizes& z, const PassShape& shape) {
-  PassScratch scratch;
-  const bool sparse = z.experts_here > 0;
-  const Shape dense_hidden{z.leaves, 1, z.n, z.f};
-  const Shape expert_hidden = sparse ? z.owner_rows(z.f) : Shape{0};
-  share(z, scratch.dense_h, dense_hidden, scratch.expert_h, expert_hidden);
-  if (sparse && z.owners > 1) {
+/// What the forward pass of an MoE block needs beside its activations.
+void lay_out_moe_scratch(const Sizes& z, PassScratch& scratch) {
+  const RouterConfig& router = z.c.router;
+  if (z.owners > 1) {
     scratch.rows_home = z.make(z.home_rows());
     scratch.rows_owner = z.make(z.owner_rows(z.d));
   }
+  if (router.exchange_bf16) {
+    scratch.wire_home = z.make(Dtype::bf16, z.home_rows());
+    if (z.owners > 1) scratch.wire_owner = z.make(Dtype::bf16, z.owner_rows(z.d));
+    scratch.wire_tokens = z.make(Dtype::bf16, {z.leaves, z.n, z.d});
+  }
+  if (!router.random_blocks.empty()) scratch.shuffled = z.make({z.groups, z.s, z.c.experts});
+}
+
+void lay_out_moe_gradients(const Sizes& z, PassScratch& scratch) {
+  if (z.owners == 1) scratch.rows_home = z.make(z.home_rows());
+  scratch.rows_owner_dx = z.owners > 1 ? z.make(z.owner_rows(z.d)) : scratch.rows_home.view(z.owner_rows(z.d));
+  if (z.soft()) {
+    for (Tensor* x : {&scratch.ddispatch, &scratch.dcombine}) *x = z.make({z.groups, z.s, z.r});
+    scratch.dslots = z.make({z.groups, z.r, z.d});
+  } else {
+    scratch.dlogits = z.make({z.groups, z.s, z.c.experts});
+    scratch.dgate = z.make({z.groups, z.s, z.k});
+  }
+}
+
+PassScratch lay_out_scratch(const Sizes& z, const PassShape& shape) {
+  PassScratch scratch;
+  const bool sparse = z.experts_here > 0;
+  const bool map = z.c.classifier == Classifier::map;
+  const Shape dense_hidden{z.leaves, 1, z.n, z.f};
+  const Shape expert_hidden = sparse ? z.owner_rows(z.f) : Shape{0};
+  const Shape map_hidden{z.leaves, 1, z.b, z.f};
+  share(z, scratch.dense_h, dense_hidden, scratch.expert_h, expert_hidden);
+  if (map) scratch.map_h = z.make(map_hidden);
+  if (sparse) lay_out_moe_scratch(z, scratch);
   if (!shape.backward) return scratch;
   share(z, scratch.dense_du, dense_hidden, scratch.expert_du, expert_hidden);
-  if (sparse) {
-    if (z.owners == 1) scratch.rows_home = z.make(z.home_rows());
-    scratch.rows_owner_dx = z.owners > 1 ? z.make(z.owner_rows(z.d)) : scratch.rows_home.view(z.owner_rows(z.d));
-    scratch.dlogits = z.make({z.groups, z.s, z.c.experts});
-    scratch.dgate = z.make({z.groups, z.s, z.c.router.selected});
-  }
+  if (z.c.dropout > 0) scratch.dense_mask = z.make(dense_hidden);
+  if (sparse && z.c.expert_dropout > 0) scratch.expert_mask = z.make(expert_hidden);
+  if (sparse) lay_out_moe_gradients(z, scratch);
   for (Tensor* x : {&scratch.dx, &scratch.dnorm}) *x = z.make({z.leaves, z.n, z.d});
+  if (z.c.dropout > 0 || z.c.stochastic_depth > 0) scratch.dbranch = z.make({z.leaves, z.n, z.d});
   for (Tensor* x : {&scratch.dq, &scratch.dk, &scratch.dv, &scratch.dout}) *x = z.make({z.leaves, z.n, z.a});
   scratch.dembedded = z.make({z.leaves, z.b, z.c.patches(), z.d});
   scratch.dpooled = z.make({z.images, z.d});
   if (z.c.representation > 0) scratch.dpre = z.make({z.images, z.c.representation});
+  if (map) {
+    scratch.map_du = z.make(map_hidden);
+    for (Tensor* x : {&scratch.dprobe, &scratch.dattended, &scratch.dmap_q}) *x = z.make({z.leaves, 1, z.b, z.d});
+  }
   return scratch;
+}
+
+MapActivations lay_out_map(const Sizes& z) {
+  MapActivations map;
+  for (Tensor* x : {&map.probe, &map.attended}) *x = z.make({z.leaves, 1, z.b, z.d});
+  map.attention = lay_out_attention(z, 1);
+  map.norm = lay_out_norm(z, z.b);
+  map.u = z.make({z.leaves, 1, z.b, z.f});
+  return map;
 }
 
 }  // namespace
@@ -129,9 +211,18 @@ Activations lay_out_activations(Arena& arena, Dtype real, const ModelConfig& c, 
   if (z.groups > 0) acts.valid = z.make(Dtype::u8, {z.groups, z.s});
   acts.images = z.make(image_shape);
   acts.targets = z.make({z.images, c.classes});
+  if (shape.mixup_images > 1) {
+    acts.unmixed_images = z.make(image_shape);
+    acts.unmixed_targets = z.make({z.images, c.classes});
+    acts.mix_weights = z.make({z.leaves, z.b, shape.mixup_images});
+  }
   acts.patches = z.make({z.leaves, 1, z.b * c.patches(), c.patch_rows * c.patch_columns * c.channels});
   acts.embedded = z.make({z.leaves, 1, z.b * c.patches(), z.d});
   acts.x0 = z.make({z.leaves, z.n, z.d});
+  if (c.positions == PositionEmbedding::sincos2d) {
+    acts.positions = z.make({z.t, z.d});
+    if (acts.positions.data != nullptr) from_doubles(sincos2d_positions(c), acts.positions);
+  }
   // Without a backward pass nothing of a block is needed after the next: one dense and one sparse set serve all, and
   // the residual stream alternates between two buffers.
   BlockActivations dense;
@@ -143,11 +234,18 @@ Activations lay_out_activations(Arena& arena, Dtype real, const ModelConfig& c, 
     Tensor& x = stream[block % 2];
     if (keep || x.elements() == 0) x = z.make({z.leaves, z.n, z.d});
     BlockActivations& shared = moe ? sparse : dense;
-    if (keep || shared.norm0.y.elements() == 0) shared = lay_out_block(z, moe, x);
+    if (keep || shared.norm0.y.elements() == 0) {
+      shared = lay_out_block(z, moe, x);
+    } else if (moe) {
+      lay_out_counts(z, shared.moe);
+      if (shape.keep_routing) lay_out_routing(z, shared.moe);
+    }
     shared.x = x;
+    shared.index = shared.moe.block = block;
     acts.blocks.push_back(shared);
   }
-  acts.encoder_norm = lay_out_norm(z);
+  acts.encoder_norm = lay_out_norm(z, z.n);
+  if (c.classifier == Classifier::map) acts.map = lay_out_map(z);
   acts.pooled = z.make({z.images, z.d});
   if (c.representation > 0) {
     acts.pre_linear = z.make({z.images, c.representation});

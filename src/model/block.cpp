@@ -1,20 +1,67 @@
 #include "model/block.hpp"
 
+#include "model/attention.hpp"
+#include "model/dropout.hpp"
+
 namespace vitrail {
 
 namespace {
-
-Shape heads_shape(const ModelConfig& c, const Activations& acts) {
-  return {acts.shape.leaves, acts.shape.leaf_images, c.tokens(), c.heads, c.width / c.heads};
-}
 
 /// [leaves N X] as the one block of rows that dense layers have: [leaves 1 N X].
 template <class AnyTensor>
 AnyTensor dense(AnyTensor x) {
   return x.view({x.shape[0], 1, x.shape[1], x.shape[2]});
 }
+Tensor flat(Tensor x) { return x.view({x.elements()}); }
+ConstTensor flat(ConstTensor x) { return x.view({x.elements()}); }
 
-void attention_half_forward(Ops& ops, const ModelConfig& c, const BlockParams& params, ConstTensor x,
+/// What a branch goes through before it joins the residual stream: a dropout of elements and one of whole images.
+struct BranchDropout {
+  DropoutDraw elements, images;
+  [[nodiscard]] bool active() const { return elements.rate > 0 || images.rate > 0; }
+
+  /// y = residual + dropped y.
+  void join(Ops& ops, ConstTensor residual, Tensor y) const {
+    if (elements.rate > 0) ops.dropout({.x = flat(y), .residual = {}, .draw = elements, .y = flat(y)});
+    ops.dropout({.x = flat(y), .residual = flat(residual), .draw = images, .y = flat(y)});
+  }
+  /// The gradient of the branch from that of the stream: `dy` itself when nothing is dropped, else `dbranch`.
+  [[nodiscard]] ConstTensor backward(Ops& ops, ConstTensor dy, Tensor dbranch) const {
+    if (!active()) return dy;
+    ops.dropout({.x = flat(dy), .residual = {}, .draw = images, .y = flat(dbranch)});
+    if (elements.rate > 0) {
+      ops.dropout({.x = flat(dbranch), .residual = {}, .draw = elements, .y = flat(dbranch)});
+    }
+    return dbranch;
+  }
+};
+
+BranchDropout attention_branch(const ModelConfig& c, const Activations& acts, std::int64_t block, Mode mode) {
+  if (mode == Mode::evaluation) return {};
+  return {token_dropout(c, acts, block, DropoutPlace::attention_output, c.width),
+          depth_dropout(c, acts, block, DropoutPlace::attention_depth)};
+}
+/// Experts drop their outputs themselves (model/experts).
+BranchDropout mlp_branch(const ModelConfig& c, const Activations& acts, std::int64_t block, Mode mode) {
+  if (mode == Mode::evaluation) return {};
+  return {c.is_moe(block) ? DropoutDraw{} : token_dropout(c, acts, block, DropoutPlace::output, c.width),
+          depth_dropout(c, acts, block, DropoutPlace::mlp_depth)};
+}
+
+DropoutDraw probabilities(const ModelConfig& c, const Activations& acts, std::int64_t block, Mode mode) {
+  return mode == Mode::evaluation ? DropoutDraw{} : attention_dropout(c, acts, block);
+}
+
+/// The mask of the hidden channels of a dense MLP, none without a dropout.
+ConstTensor hidden_mask(Ops& ops, const ModelConfig& c, const Activations& acts, std::int64_t block, Mode mode) {
+  if (mode == Mode::evaluation || c.dropout <= 0) return {};
+  const Tensor mask = acts.scratch.dense_mask;
+  const DropoutDraw draw = token_dropout(c, acts, block, DropoutPlace::hidden, c.mlp_width);
+  ops.dropout({.x = {}, .residual = {}, .draw = draw, .y = flat(mask)});
+  return mask;
+}
+
+void attention_half_forward(Ops& ops, const ModelConfig& c, const BlockParams& params, ConstTensor x, Mode mode,
                             const Activations& acts, BlockActivations& block) {
   AttentionActivations& a = block.attention;
   ops.layernorm_forward({.x = x,
@@ -34,13 +81,14 @@ void attention_half_forward(Ops& ops, const ModelConfig& c, const BlockParams& p
                    .q = a.q,
                    .k = a.k,
                    .v = a.v});
-  const Shape heads = heads_shape(c, acts);
-  ops.attention_forward({.q = a.q.view(heads),
-                         .k = a.k.view(heads),
-                         .v = a.v.view(heads),
-                         .out = a.out.view(heads),
-                         .log_sum_exp = a.log_sum_exp});
-  ops.linear_forward({.x = dense(a.out), .w = p.out.w, .b = p.out.b, .residual = dense(x), .y = dense(block.middle)});
+  attention_forward(ops, c, p, acts, probabilities(c, acts, block.index, mode), a);
+  const BranchDropout branch = attention_branch(c, acts, block.index, mode);
+  ops.linear_forward({.x = dense(a.out),
+                      .w = p.out.w,
+                      .b = p.out.b,
+                      .residual = branch.active() ? ConstTensor() : dense(x),
+                      .y = dense(block.middle)});
+  if (branch.active()) branch.join(ops, x, block.middle);
 }
 
 void attention_half_backward(Ops& ops, const ModelConfig& c, const BlockParams& params, ConstTensor x,
@@ -49,23 +97,16 @@ void attention_half_backward(Ops& ops, const ModelConfig& c, const BlockParams& 
   PassScratch& s = acts.scratch;
   const AttentionParams& p = params.attention;
   AttentionParams& g = gradients.attention;
-  ops.linear_backward({.dy = dense(s.dx),
+  const ConstTensor dbranch = attention_branch(c, acts, block.index, Mode::training).backward(ops, s.dx, s.dbranch);
+  ops.linear_backward({.dy = dense(dbranch),
                        .x = dense(a.out),
                        .w = p.out.w,
                        .dresidual = {},
                        .dx = dense(s.dout),
                        .dw = g.out.w,
                        .db = g.out.b});
-  const Shape heads = heads_shape(c, acts);
-  ops.attention_backward({.dout = s.dout.view(heads),
-                          .q = a.q.view(heads),
-                          .k = a.k.view(heads),
-                          .v = a.v.view(heads),
-                          .out = a.out.view(heads),
-                          .log_sum_exp = a.log_sum_exp,
-                          .dq = s.dq.view(heads),
-                          .dk = s.dk.view(heads),
-                          .dv = s.dv.view(heads)});
+  attention_backward(ops, c, p, acts, probabilities(c, acts, block.index, Mode::training), a, s.dout, s.dq, s.dk, s.dv,
+                     g);
   ops.qkv_backward({.dq = s.dq,
                     .dk = s.dk,
                     .dv = s.dv,
@@ -96,40 +137,46 @@ void attention_half_backward(Ops& ops, const ModelConfig& c, const BlockParams& 
 void block_forward(const Workers& workers, const ModelConfig& c, const BlockParams& params, ConstTensor x, Mode mode,
                    Activations& acts, BlockActivations& block) {
   Ops& ops = workers.ops;
-  attention_half_forward(ops, c, params, x, acts, block);
+  attention_half_forward(ops, c, params, x, mode, acts, block);
   ops.layernorm_forward({.x = block.middle,
                          .scale = params.norm1.scale,
                          .bias = params.norm1.bias,
                          .y = block.norm1.y,
                          .mean = block.norm1.mean,
                          .rstd = block.norm1.rstd});
-  if (params.router) {
-    moe_forward(workers, c, params, block.norm1.y, block.middle, mode, acts, block.moe, block.x);
+  const BranchDropout branch = mlp_branch(c, acts, block.index, mode);
+  const ConstTensor residual = branch.active() ? ConstTensor() : ConstTensor(block.middle);
+  if (c.is_moe(block.index)) {
+    moe_forward(workers, c, params, block.norm1.y, residual, mode, acts, block.moe, block.x);
   } else {
     ops.mlp_forward({.x = dense(block.norm1.y),
                      .w1 = params.mlp0.w,
                      .b1 = params.mlp0.b,
                      .w2 = params.mlp1.w,
                      .b2 = params.mlp1.b,
-                     .residual = dense(block.middle),
+                     .hidden_mask = hidden_mask(ops, c, acts, block.index, mode),
+                     .residual = residual ? dense(residual) : residual,
                      .u = block.u,
                      .h = acts.scratch.dense_h,
                      .y = dense(block.x)});
   }
+  if (branch.active()) branch.join(ops, block.middle, block.x);
 }
 
 void block_backward(const Workers& workers, const ModelConfig& c, const BlockParams& params, ConstTensor x,
                     double group_scale, Activations& acts, BlockActivations& block, BlockParams& gradients) {
   Ops& ops = workers.ops;
   PassScratch& s = acts.scratch;
-  if (params.router) {
-    moe_backward(workers, c, params, block.norm1.y, s.dx, group_scale, acts, block.moe, gradients, s.dnorm);
+  const ConstTensor dbranch = mlp_branch(c, acts, block.index, Mode::training).backward(ops, s.dx, s.dbranch);
+  if (c.is_moe(block.index)) {
+    moe_backward(workers, c, params, block.norm1.y, dbranch, group_scale, acts, block.moe, gradients, s.dnorm);
   } else {
-    ops.mlp_backward({.dy = dense(s.dx),
+    ops.mlp_backward({.dy = dense(dbranch),
                       .x = dense(block.norm1.y),
                       .u = block.u,
                       .w1 = params.mlp0.w,
                       .w2 = params.mlp1.w,
+                      .hidden_mask = hidden_mask(ops, c, acts, block.index, Mode::training),
                       .h = s.dense_h,
                       .du = s.dense_du,
                       .dx = dense(s.dnorm),

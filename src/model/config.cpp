@@ -69,9 +69,53 @@ bool ModelConfig::is_moe(std::int64_t block) const {
 }
 
 namespace {
+
 void expect_positive(std::int64_t value, const char* what) {
   VITRAIL_EXPECT(value > 0, ExitCode::usage, text(what, " is ", value), "it must be positive", "");
 }
+void expect_rate(double value, const char* what) {
+  VITRAIL_EXPECT(value >= 0 && value < 1, ExitCode::usage, text("--", what, " ", value),
+                 "it is the share that is left out: it lies in [0, 1)", "");
+}
+void expect_weight(double value, const char* what) {
+  VITRAIL_EXPECT(std::isfinite(value) && value >= 0, ExitCode::usage, text("--", what, " ", value),
+                 "it must be a number from 0 up", "");
+}
+
+void check_router(const ModelConfig& c) {
+  const RouterConfig& r = c.router;
+  expect_positive(c.experts, "experts");
+  VITRAIL_EXPECT(r.group_images > 0 || r.group_tokens > 0, ExitCode::usage, "routing groups are empty",
+                 "a group holds at least one image", "Set --group-images");
+  VITRAIL_EXPECT(std::isfinite(r.noise_std) && r.noise_std >= 0, ExitCode::usage, text("noise_std is ", r.noise_std),
+                 "a standard deviation is not negative", "");
+  expect_weight(r.importance_weight, "importance-weight");
+  expect_weight(r.load_weight, "load-weight");
+  expect_weight(r.gshard_weight, "gshard-weight");
+  expect_weight(r.z_weight, "z-weight");
+  for (const std::int64_t block : r.random_blocks) {
+    VITRAIL_EXPECT(c.is_moe(block), ExitCode::usage, text("random choices for block ", block),
+                   "only the router of an MoE block can be replaced", "See --moe for which blocks are sparse");
+  }
+  if (r.kind == RouterKind::top_k) {
+    VITRAIL_EXPECT(r.selected >= 1 && r.selected <= c.experts, ExitCode::usage, text(r.selected, " experts per token"),
+                   text("it must be in 1 .. ", c.experts, ", the experts"),
+                   text("Use --selected ", std::clamp<std::int64_t>(r.selected, 1, c.experts), " or change --experts"));
+  } else {
+    VITRAIL_EXPECT(r.order == TokenOrder::vanilla, ExitCode::usage, "a --token-order for a router that has none",
+                   "only tokens that choose experts (--router top-k) queue for slots", "Use --token-order vanilla");
+  }
+  if (r.kind == RouterKind::soft) {
+    VITRAIL_EXPECT(!r.normalize_gates && r.random_blocks.empty(), ExitCode::usage,
+                   "normalised gates or random choices with --router soft", "Soft MoE has neither gates nor choices",
+                   "Leave them out, or use another --router");
+  }
+  const std::int64_t slots = c.slots();
+  VITRAIL_EXPECT(r.kind != RouterKind::experts_choice || slots <= c.group_tokens(), ExitCode::usage,
+                 text("every expert is to choose ", slots, " tokens of a group of ", c.group_tokens()),
+                 "it cannot choose a token twice", "Lower --capacity-factor or --capacity-slots");
+}
+
 }  // namespace
 
 void ModelConfig::check() const {
@@ -93,22 +137,23 @@ void ModelConfig::check() const {
                  "an image must be at least one patch", "Use a smaller patch or larger images");
   VITRAIL_EXPECT(width % heads == 0, ExitCode::usage, text("width ", width, " is not divisible by ", heads, " heads"),
                  "every head has width / heads channels", text("Use --heads ", std::gcd(width, heads)));
+  VITRAIL_EXPECT(positions != PositionEmbedding::sincos2d || (width % 4 == 0 && width >= 8), ExitCode::usage,
+                 text("--positions sincos2d with a width of ", width),
+                 "rows and columns have a sine and a cosine each: the width is a multiple of 4 and at least 8",
+                 text("Use --width ", std::max<std::int64_t>(8, (width + 3) / 4 * 4), " or --positions learned"));
+  VITRAIL_EXPECT(std::isfinite(position_temperature) && position_temperature > 0, ExitCode::usage,
+                 text("--position-temperature ", position_temperature), "it must be a positive number", "");
+  VITRAIL_EXPECT(std::isfinite(head_bias), ExitCode::usage, text("--head-bias ", head_bias), "it must be a number", "");
+  expect_rate(dropout, "dropout");
+  expect_rate(attention_dropout, "attention-dropout");
+  expect_rate(expert_dropout, "expert-dropout");
+  expect_rate(stochastic_depth, "stochastic-depth");
   for (std::size_t i = 0; i < moe_blocks.size(); ++i) {
     VITRAIL_EXPECT(moe_blocks[i] >= 0 && moe_blocks[i] < blocks && (i == 0 || moe_blocks[i - 1] < moe_blocks[i]),
                    ExitCode::usage, text("MoE block ", moe_blocks[i]),
                    text("indices must ascend and lie in 0 .. ", blocks - 1), "");
   }
-  if (moe_blocks.empty()) return;
-  expect_positive(experts, "experts");
-  VITRAIL_EXPECT(
-      router.selected >= 1 && router.selected <= experts, ExitCode::usage, text(router.selected, " experts per token"),
-      text("it must be in 1 .. ", experts, ", the experts"),
-      text("Use --selected ", std::clamp<std::int64_t>(router.selected, 1, experts), " or change --experts"));
-  VITRAIL_EXPECT(router.group_images > 0 || router.group_tokens > 0, ExitCode::usage, "routing groups are empty",
-                 "a group holds at least one image", "Set group_images");
-  VITRAIL_EXPECT(std::isfinite(router.noise_std) && router.noise_std >= 0, ExitCode::usage,
-                 text("noise_std is ", router.noise_std), "a standard deviation is not negative", "");
-  (void)slots();
+  if (!moe_blocks.empty()) check_router(*this);
 }
 
 std::vector<std::int64_t> moe_blocks_by_name(const std::string& name, std::int64_t blocks) {
@@ -132,24 +177,48 @@ std::vector<std::int64_t> moe_blocks_by_name(const std::string& name, std::int64
   return chosen;
 }
 
+namespace {
+
+/// Rows of the experts' MLPs per token: without rounding where the capacity is a factor.
+double slots_per_token(const ModelConfig& c) {
+  const double choices = c.router.kind == RouterKind::top_k ? static_cast<double>(c.router.selected) : 1.0;
+  if (c.router.capacity.factor && c.router.kind != RouterKind::soft) return choices * *c.router.capacity.factor;
+  return static_cast<double>(c.experts * c.slots()) / static_cast<double>(c.group_tokens());
+}
+
+/// An MoE block's router and experts, T tokens. Soft MoE: logits of every token and slot of the group, R = E*C, and
+/// products with the dispatch and the combine weights, which the other routers replace by copying rows.
+double moe_flops(const ModelConfig& c) {
+  const auto d = static_cast<double>(c.width);
+  const auto t = static_cast<double>(c.tokens());
+  const double experts = 4 * t * d * static_cast<double>(c.mlp_width) * slots_per_token(c);
+  if (c.router.kind != RouterKind::soft) return experts + 2 * t * d * static_cast<double>(c.experts);
+  const auto r = static_cast<double>(c.experts * c.slots());
+  return experts + 2 * t * d * r + 4 * t * r * d;
+}
+
+/// Attention pooling: one query of all tokens' keys and values, then the MLP of one token.
+double map_head_flops(const ModelConfig& c) {
+  const auto d = static_cast<double>(c.width);
+  const auto t = static_cast<double>(c.tokens());
+  return (4 * d * d + 4 * t * d * d) + 4 * t * d + 4 * d * static_cast<double>(c.mlp_width);
+}
+
+}  // namespace
+
 double forward_flops_per_image(const ModelConfig& c) {
   const auto d = static_cast<double>(c.width);
-  const auto f = static_cast<double>(c.mlp_width);
   const auto t = static_cast<double>(c.tokens());
-  const auto layers = static_cast<double>(c.blocks);
   const auto sparse = static_cast<double>(c.moe_blocks.size());
+  const auto dense = static_cast<double>(c.blocks) - sparse;
   const auto patch = static_cast<double>(c.patch_rows * c.patch_columns * c.channels);
-  const auto k = static_cast<double>(c.router.selected);
-  const auto e = static_cast<double>(c.experts);
-  const double slots_per_token = c.router.capacity.factor
-                                     ? k * *c.router.capacity.factor
-                                     : e * static_cast<double>(c.slots()) / static_cast<double>(c.group_tokens());
-  const auto rep = static_cast<double>(c.representation);
   double flops = 2 * static_cast<double>(c.patches()) * patch * d;
-  flops += layers * (8 * t * d * d + 4 * t * t * d);
-  flops += (layers - sparse) * 4 * t * d * f;
-  flops += sparse * (4 * t * d * f * slots_per_token + 2 * t * d * e);
-  flops += 2 * d * rep + 2 * (rep > 0 ? rep : d) * static_cast<double>(c.classes);
+  flops += static_cast<double>(c.blocks) * (8 * t * d * d + 4 * t * t * d);
+  flops += dense * 4 * t * d * static_cast<double>(c.mlp_width);
+  if (sparse > 0) flops += sparse * moe_flops(c);
+  if (c.classifier == Classifier::map) flops += map_head_flops(c);
+  flops += 2 * d * static_cast<double>(c.representation);
+  flops += 2 * static_cast<double>(c.features() * c.classes);
   return flops;
 }
 

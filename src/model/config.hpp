@@ -38,6 +38,7 @@ enum class RouterKind : std::uint8_t {
 
 /// How many slots an expert offers to a group. Exactly one of factor and slots is set. [V-MoE]
 struct Capacity {
+  friend bool operator==(const Capacity&, const Capacity&) = default;
   enum class Rounding : std::uint8_t { ceil, nearest, floor };
   std::optional<double> factor = 1.05;
   std::optional<std::int64_t> slots;
@@ -50,6 +51,8 @@ std::int64_t slots_per_expert(const Capacity& capacity, std::int64_t group_token
                               std::int64_t experts);
 
 struct RouterConfig {
+  friend bool operator==(const RouterConfig&, const RouterConfig&) = default;
+
   RouterKind kind = RouterKind::top_k;
   std::int64_t selected = 2;  ///< K; top_k only
   std::int64_t group_images = 8;
@@ -69,6 +72,8 @@ struct RouterConfig {
 };
 
 struct ModelConfig {
+  friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
+
   std::int64_t image_height = 224;
   std::int64_t image_width = 224;
   std::int64_t channels = 3;
@@ -110,8 +115,9 @@ struct ModelConfig {
 /// odd index. Error (usage) for another name.
 std::vector<std::int64_t> moe_blocks_by_name(const std::string& name, std::int64_t blocks);
 
-/// Useful floating-point operations of one image's forward pass, two per multiply-add; experts work on
-/// K * capacity_factor slots per token. [V-MoE]
+/// Floating-point operations of one image's forward pass, two per multiply-add; norms, softmax, GELU and means are left
+/// out. Experts work on so many slots per token: top_k K * factor, experts_choice factor, soft and a capacity in slots
+/// E * C / S. [V-MoE]
 double forward_flops_per_image(const ModelConfig& config);
 
 }  // namespace vitrail

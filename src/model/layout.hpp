@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "model/config.hpp"
+#include "model/activations.hpp"
 
 namespace vitrail {
 
@@ -42,6 +42,12 @@ struct Layout {
     return (pass * ranks + rank) * leaves_per_pass * leaf_images;
   }
   [[nodiscard]] std::int64_t pass_images() const { return leaves_per_pass * leaf_images; }
+  /// Where pass j of a step stands.
+  [[nodiscard]] Randomness randomness(const ModelConfig& model, std::uint64_t seed, std::uint64_t step,
+                                      std::int64_t pass) const {
+    const std::int64_t first_source = (pass * ranks + replica() * expert_parallel) * leaves_per_pass;
+    return {seed, step, first_image(pass) / leaf_images, first_source, first_expert(model)};
+  }
   /// Routing groups of the whole step.
   [[nodiscard]] std::int64_t groups(const ModelConfig& model) const {
     return batch * model.tokens() / model.group_tokens();

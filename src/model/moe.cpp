@@ -1,20 +1,12 @@
 #include "model/moe.hpp"
 
+#include "model/experts.hpp"
+#include "model/router.hpp"
+#include "model/soft_moe.hpp"
+
 namespace vitrail {
 
 namespace {
-
-/// Rows between home ([owners, leaves, ...]) and owners ([sources, ...]): part r goes to, or came from, expert rank r.
-void exchange(const Workers& workers, ConstTensor from, Tensor to) { workers.expert_ranks.all_to_all(from, to); }
-
-/// sigma of the router's noise.
-double noise_deviation(const ModelConfig& config) {
-  return config.router.noise_std / static_cast<double>(config.experts);
-}
-
-ConstTensor noise_of(const ModelConfig& config, const MoeActivations& moe, Mode mode) {
-  return mode == Mode::training && config.router.noise_std > 0 ? ConstTensor(moe.noise) : ConstTensor();
-}
 
 Tensor flat(Tensor x) { return x.view({x.elements()}); }
 
@@ -24,148 +16,59 @@ AnyTensor rows_of(AnyTensor x, std::int64_t d) {
   return x.view({x.elements() / d, d});
 }
 
+/// dx += the gradients of the rows that its tokens were sent as; rounded to bfloat16 once more if they travelled in it.
+void add_rows_gradient(Ops& ops, const ModelConfig& c, const PassScratch& s, ConstTensor row, Tensor dx) {
+  const ConstTensor drows = rows_of(s.rows_home, c.width);
+  if (!c.router.exchange_bf16) {
+    return ops.gather_rows_backward({.dy = drows, .row = row, .dresidual = dx, .dx = dx});
+  }
+  const Tensor sum = s.dq.view(dx.shape);  // free in this half of the block
+  ops.gather_rows_backward({.dy = drows, .row = row, .dresidual = {}, .dx = sum});
+  ops.to_bf16({.x = flat(sum), .y = flat(s.wire_tokens)});
+  ops.from_bf16({.x = flat(s.wire_tokens), .residual = flat(dx), .y = flat(dx)});
+}
+
 }  // namespace
 
 void moe_forward(const Workers& workers, const ModelConfig& c, const BlockParams& params, ConstTensor x,
                  ConstTensor residual, Mode mode, Activations& acts, MoeActivations& moe, Tensor y) {
+  if (c.router.kind == RouterKind::soft) {
+    return soft_moe_forward(workers, c, params, x, residual, mode, acts, moe, y);
+  }
   Ops& ops = workers.ops;
-  PassScratch& scratch = acts.scratch;
-  const bool moves = workers.expert_ranks.size() > 1;
-  const std::int64_t leaves = x.shape[0];
-  const std::int64_t n = x.shape[1];
   const std::int64_t d = c.width;
-  const std::int64_t k = c.router.selected;
-  const std::int64_t s = c.group_tokens();
-  const std::int64_t tokens = leaves * n;
-  const ConstTensor noise = noise_of(c, moe, mode);
-  const ConstTensor valid = acts.masked ? ConstTensor(acts.valid) : ConstTensor();
-
-  // Router: z = x Wr, gates, choices, slots.
-  ops.linear_forward({.x = x.view({leaves, 1, n, d}),
-                      .w = params.router,
-                      .b = {},
-                      .residual = {},
-                      .y = moe.logits.view({leaves, 1, n, c.experts})});
-  ops.route_top_k({.logits = moe.logits,
-                   .noise = noise,
-                   .noise_std = noise_deviation(c),
-                   .valid = valid,
-                   .order = c.router.order,
-                   .gates_clean = moe.gates_clean,
-                   .gates = moe.gates,
-                   .selected = moe.selected,
-                   .slot = moe.slot,
-                   .gate = moe.gate});
-  ops.router_losses_forward({.logits = moe.logits,
-                             .noise = noise,
-                             .noise_std = noise_deviation(c),
-                             .gates_clean = moe.gates_clean,
-                             .gates = moe.gates,
-                             .selected = moe.selected,
-                             .valid = valid,
-                             .importance = moe.importance,
-                             .load = moe.load,
-                             .gshard = moe.gshard,
-                             .z = moe.z});
-  const Shape by_leaf{leaves, n / s, s, k};
-  ops.map_slots({.selected = moe.selected.view(by_leaf),
-                 .slot = moe.slot.view(by_leaf),
-                 .capacity = c.slots(),
-                 .source = moe.source,
-                 .row = moe.row.view(by_leaf)});
-  ops.count_assignments({.selected = moe.selected.view({tokens, k}),
-                         .slot = moe.slot.view({tokens, k}),
-                         .capacity = c.slots(),
-                         .assigned = moe.assigned,
-                         .kept = moe.kept,
-                         .processed = moe.processed});
-
-  // Dispatch, experts, and back.
-  const Tensor sent = moves ? scratch.rows_home : moe.expert_x;
-  ops.gather_rows_forward({.x = x.view({tokens, d}), .source = flat(moe.source), .choices = k, .y = rows_of(sent, d)});
-  if (moves) exchange(workers, sent, moe.expert_x);
-  const Tensor computed = moves ? scratch.rows_owner : moe.o.view(moe.expert_x.shape);
-  ops.mlp_forward({.x = moe.expert_x,
-                   .w1 = params.mlp0.w,
-                   .b1 = params.mlp0.b,
-                   .w2 = params.mlp1.w,
-                   .b2 = params.mlp1.b,
-                   .residual = {},
-                   .u = moe.expert_u,
-                   .h = scratch.expert_h,
-                   .y = computed});
-  if (moves) exchange(workers, computed, moe.o);
-
-  // Combine.
+  const Shape by_token{x.shape[0] * x.shape[1], c.choices()};
+  router_forward(ops, c, params, x, mode, acts, moe);
+  ops.gather_rows_forward({.x = rows_of(x, d),
+                           .source = flat(moe.source),
+                           .choices = c.choices(),
+                           .y = rows_of(experts_input(workers, acts, moe), d)});
+  experts_forward(workers, c, params, mode, acts, moe);
   ops.combine_rows_forward({.o = rows_of(moe.o, d),
-                            .row = moe.row.view({tokens, k}),
-                            .gate = moe.gate.view({tokens, k}),
-                            .residual = residual.view({tokens, d}),
-                            .y = y.view({tokens, d})});
+                            .row = moe.row.view(by_token),
+                            .gate = moe.weight.view(by_token),
+                            .residual = residual ? rows_of(residual, d) : residual,
+                            .y = rows_of(y, d)});
 }
 
 void moe_backward(const Workers& workers, const ModelConfig& c, const BlockParams& params, ConstTensor x,
                   ConstTensor dy, double group_scale, Activations& acts, MoeActivations& moe, BlockParams& gradients,
                   Tensor dx) {
+  if (c.router.kind == RouterKind::soft) return soft_moe_backward(workers, c, params, x, dy, acts, moe, gradients, dx);
   Ops& ops = workers.ops;
-  PassScratch& scratch = acts.scratch;
-  const bool moves = workers.expert_ranks.size() > 1;
-  const std::int64_t leaves = x.shape[0];
-  const std::int64_t n = x.shape[1];
   const std::int64_t d = c.width;
-  const std::int64_t k = c.router.selected;
-  const std::int64_t tokens = leaves * n;
-
-  // Combine: the gradient of the experts' outputs takes the place of the outputs.
-  ops.combine_rows_backward({.dy = dy.view({tokens, d}),
+  const Shape by_token{x.shape[0] * x.shape[1], c.choices()};
+  // The gradient of the experts' outputs takes the place of the outputs.
+  ops.combine_rows_backward({.dy = rows_of(dy, d),
                              .o = rows_of(moe.o, d),
-                             .row = moe.row.view({tokens, k}),
+                             .row = moe.row.view(by_token),
                              .source = flat(moe.source),
-                             .gate = moe.gate.view({tokens, k}),
+                             .gate = moe.weight.view(by_token),
                              .d_o = rows_of(moe.o, d),
-                             .dgate = scratch.dgate.view({tokens, k})});
-
-  // Experts, and the dispatch backwards.
-  const Tensor expert_dy = moves ? scratch.rows_owner : moe.o.view(moe.expert_x.shape);
-  if (moves) exchange(workers, moe.o, expert_dy);
-  ops.mlp_backward({.dy = expert_dy,
-                    .x = moe.expert_x,
-                    .u = moe.expert_u,
-                    .w1 = params.mlp0.w,
-                    .w2 = params.mlp1.w,
-                    .h = scratch.expert_h,
-                    .du = scratch.expert_du,
-                    .dx = scratch.rows_owner_dx,
-                    .dw1 = gradients.mlp0.w,
-                    .db1 = gradients.mlp0.b,
-                    .dw2 = gradients.mlp1.w,
-                    .db2 = gradients.mlp1.b});
-  if (moves) exchange(workers, scratch.rows_owner_dx, scratch.rows_home);
-
-  // Router: through the combine weights and through the losses.
-  ops.router_backward({.dgate = scratch.dgate,
-                       .logits = moe.logits,
-                       .noise = noise_of(c, moe, Mode::training),
-                       .noise_std = noise_deviation(c),
-                       .gates_clean = moe.gates_clean,
-                       .gates = moe.gates,
-                       .selected = moe.selected,
-                       .importance_scale = c.router.importance_weight * group_scale,
-                       .load_scale = c.router.load_weight * group_scale,
-                       .gshard_scale = c.router.gshard_weight * group_scale,
-                       .z_scale = c.router.z_weight * group_scale,
-                       .dlogits = scratch.dlogits});
-  ops.linear_backward({.dy = scratch.dlogits.view({leaves, 1, n, c.experts}),
-                       .x = x.view({leaves, 1, n, d}),
-                       .w = params.router,
-                       .dresidual = {},
-                       .dx = dx.view({leaves, 1, n, d}),
-                       .dw = gradients.router,
-                       .db = {}});
-  ops.gather_rows_backward({.dy = rows_of(scratch.rows_home, d),
-                            .row = moe.row.view({tokens, k}),
-                            .dresidual = dx.view({tokens, d}),
-                            .dx = dx.view({tokens, d})});
+                             .dgate = acts.scratch.dgate.view(by_token)});
+  experts_backward(workers, c, params, acts, moe, gradients);
+  router_backward(ops, c, params, x, group_scale, acts, moe, gradients, dx);
+  add_rows_gradient(ops, c, acts.scratch, moe.row.view(by_token), rows_of(dx, d));
 }
 
 }  // namespace vitrail

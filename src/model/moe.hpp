@@ -1,23 +1,11 @@
 #pragma once
-// The sparse half of a block: router, dispatch, experts, combine. [V-MoE, derived]
+// The sparse half of a block: router, dispatch, experts, combine. [V-MoE, derived] Soft MoE is in model/soft_moe.
 
-#include "comm/communicator.hpp"
-#include "model/activations.hpp"
-#include "model/params.hpp"
-#include "ops/ops.hpp"
+#include "model/workers.hpp"
 
 namespace vitrail {
 
-/// Training draws noise and computes all losses; evaluation has clean gates and no load loss. [V-MoE]
-enum class Mode : std::uint8_t { training, evaluation };
-
-/// What the layers of a rank work with.
-struct Workers {
-  Ops& ops;
-  Communicator& expert_ranks;  ///< the EP ranks that share one copy of all experts
-};
-
-/// y = residual + sum over the kept choices of gate * expert(x). x, residual, y [leaves N D].
+/// y = residual + sum over the kept choices of weight * expert(x). x, y [leaves N D]; residual likewise, or left out.
 void moe_forward(const Workers& workers, const ModelConfig& config, const BlockParams& params, ConstTensor x,
                  ConstTensor residual, Mode mode, Activations& acts, MoeActivations& moe, Tensor y);
 

@@ -29,6 +29,30 @@ class TableWriter {
     constant(name + "/scale", {width}, 1);
     constant(name + "/bias", {width}, 0);
   }
+  void attention(const std::string& name, const ModelConfig& c) {
+    const std::int64_t d = c.width;
+    const std::int64_t dh = d / c.heads;
+    for (const char* projection : {"/query", "/key", "/value"}) {
+      xavier_uniform(name + projection + "/kernel", {d, c.heads, dh}, d, d);
+      constant(name + projection + "/bias", {c.heads, dh}, 0);
+    }
+    xavier_uniform(name + "/out/kernel", {c.heads, dh, d}, d, d);
+    constant(name + "/out/bias", {d}, 0);
+    if (!c.qk_norm) return;
+    for (const char* norm : {"/query_ln", "/key_ln"}) constant(name + norm + "/scale", {dh}, 1);
+  }
+  /// One MLP, or one for each of `experts`.
+  void mlp(const std::string& name, std::int64_t d, std::int64_t f, std::int64_t experts = 0) {
+    const bool expert = experts > 0;
+    const auto shape = [&](std::int64_t rows, std::int64_t columns) {
+      return expert ? Shape{experts, rows, columns} : Shape{rows, columns};
+    };
+    const auto bias = [&](std::int64_t n) { return expert ? Shape{experts, n} : Shape{n}; };
+    xavier_uniform(name + "/Dense_0/kernel", shape(d, f), d, f, expert);
+    normal(name + "/Dense_0/bias", bias(f), 1e-6, expert);
+    xavier_uniform(name + "/Dense_1/kernel", shape(f, d), f, d, expert);
+    normal(name + "/Dense_1/bias", bias(d), 1e-6, expert);
+  }
   std::vector<ParameterSpec> table;
 
  private:
@@ -38,30 +62,18 @@ class TableWriter {
 void write_block(TableWriter& write, const ModelConfig& c, std::int64_t block) {
   const std::string at = "Encoder/encoderblock_" + std::to_string(block);
   const std::int64_t d = c.width;
-  const std::int64_t f = c.mlp_width;
-  const std::int64_t dh = d / c.heads;
   write.layernorm(at + "/LayerNorm_0", d);
-  for (const char* projection : {"query", "key", "value"}) {
-    const std::string name = at + "/SelfAttention/" + projection;
-    write.xavier_uniform(name + "/kernel", {d, c.heads, dh}, d, d);
-    write.constant(name + "/bias", {c.heads, dh}, 0);
-  }
-  write.xavier_uniform(at + "/SelfAttention/out/kernel", {c.heads, dh, d}, d, d);
-  write.constant(at + "/SelfAttention/out/bias", {d}, 0);
+  write.attention(at + "/SelfAttention", c);
   write.layernorm(at + "/LayerNorm_1", d);
-  if (c.is_moe(block)) {
-    const std::int64_t e = c.experts;
-    write.lecun_normal(at + "/Moe/Router/dense/kernel", {d, e}, d);
-    write.xavier_uniform(at + "/Moe/Mlp/Dense_0/kernel", {e, d, f}, d, f, true);
-    write.normal(at + "/Moe/Mlp/Dense_0/bias", {e, f}, 1e-6, true);
-    write.xavier_uniform(at + "/Moe/Mlp/Dense_1/kernel", {e, f, d}, f, d, true);
-    write.normal(at + "/Moe/Mlp/Dense_1/bias", {e, d}, 1e-6, true);
+  if (!c.is_moe(block)) return write.mlp(at + "/Mlp", d, c.mlp_width);
+  if (c.router.kind == RouterKind::soft) {
+    // jax counts every axis but the last two as the receptive field of a convolution.
+    write.lecun_normal(at + "/Moe/Router/mu", {d, c.experts, c.slots()}, d * c.experts);
+    write.constant(at + "/Moe/Router/scale", {}, 1);
   } else {
-    write.xavier_uniform(at + "/Mlp/Dense_0/kernel", {d, f}, d, f);
-    write.normal(at + "/Mlp/Dense_0/bias", {f}, 1e-6);
-    write.xavier_uniform(at + "/Mlp/Dense_1/kernel", {f, d}, f, d);
-    write.normal(at + "/Mlp/Dense_1/bias", {d}, 1e-6);
+    write.lecun_normal(at + "/Moe/Router/dense/kernel", {d, c.experts}, d);
   }
+  write.mlp(at + "/Moe/Mlp", d, c.mlp_width, c.experts);
 }
 
 }  // namespace
@@ -72,15 +84,27 @@ std::vector<ParameterSpec> parameter_table(const ModelConfig& c) {
   const std::int64_t patch = c.patch_rows * c.patch_columns * c.channels;
   write.lecun_normal("embedding/kernel", {c.patch_rows, c.patch_columns, c.channels, d}, patch);
   write.constant("embedding/bias", {d}, 0);
-  write.constant("cls", {1, 1, d}, 0);
-  write.normal("Encoder/posembed_input/pos_embedding", {1, c.tokens(), d}, 0.02);
+  if (c.classifier == Classifier::token) write.constant("cls", {1, 1, d}, 0);
+  if (c.positions == PositionEmbedding::learned) {
+    write.normal("Encoder/posembed_input/pos_embedding", {1, c.tokens(), d}, 0.02);
+  }
   for (std::int64_t block = 0; block < c.blocks; ++block) write_block(write, c, block);
   write.layernorm("Encoder/encoder_norm", d);
+  if (c.classifier == Classifier::map) {
+    write.xavier_uniform("MapHead/probe", {1, 1, d}, 1, d);
+    write.attention("MapHead/MultiHeadDotProductAttention", c);
+    write.layernorm("MapHead/LayerNorm", d);
+    write.mlp("MapHead/Mlp", d, c.mlp_width);
+  }
   if (c.representation > 0) {
     write.lecun_normal("pre_logits/kernel", {d, c.representation}, d);
     write.constant("pre_logits/bias", {c.representation}, 0);
   }
-  write.constant("head/kernel", {c.representation > 0 ? c.representation : d, c.classes}, 0);
+  if (c.head_zero) {
+    write.constant("head/kernel", {c.features(), c.classes}, 0);
+  } else {
+    write.lecun_normal("head/kernel", {c.features(), c.classes}, c.features());
+  }
   write.constant("head/bias", {c.classes}, c.head_bias);
   return std::move(write.table);
 }
@@ -134,25 +158,44 @@ class Binder {
   const std::vector<Tensor>& tensors_;
 };
 
+AttentionParams bind_attention(const ModelConfig& c, const Binder& bind, const std::string& at) {
+  const std::int64_t d = c.width;
+  AttentionParams params{bind.matrix(at + "/query/kernel", d),
+                         bind.matrix(at + "/key/kernel", d),
+                         bind.matrix(at + "/value/kernel", d),
+                         bind.vector(at + "/query/bias"),
+                         bind.vector(at + "/key/bias"),
+                         bind.vector(at + "/value/bias"),
+                         bind.linear(at + "/out", d),
+                         {},
+                         {}};
+  if (c.qk_norm) {
+    params.query_norm.scale = bind(at + "/query_ln/scale");
+    params.key_norm.scale = bind(at + "/key_ln/scale");
+  }
+  return params;
+}
+
 BlockParams bind_block(const ModelConfig& c, const Binder& bind, std::int64_t block) {
   const std::string at = "Encoder/encoderblock_" + std::to_string(block);
-  const std::string attention = at + "/SelfAttention/";
   const std::int64_t d = c.width;
   BlockParams params;
   params.norm0 = bind.layernorm(at + "/LayerNorm_0");
-  params.attention = {bind.matrix(attention + "query/kernel", d), bind.matrix(attention + "key/kernel", d),
-                      bind.matrix(attention + "value/kernel", d), bind.vector(attention + "query/bias"),
-                      bind.vector(attention + "key/bias"),        bind.vector(attention + "value/bias"),
-                      bind.linear(attention + "out", d)};
+  params.attention = bind_attention(c, bind, at + "/SelfAttention");
   params.norm1 = bind.layernorm(at + "/LayerNorm_1");
-  if (c.is_moe(block)) {
-    params.router = bind(at + "/Moe/Router/dense/kernel").view({1, d, c.experts});
-    params.mlp0 = bind.experts(at + "/Moe/Mlp/Dense_0");
-    params.mlp1 = bind.experts(at + "/Moe/Mlp/Dense_1");
-  } else {
+  if (!c.is_moe(block)) {
     params.mlp0 = bind.linear(at + "/Mlp/Dense_0", d);
     params.mlp1 = bind.linear(at + "/Mlp/Dense_1", c.mlp_width);
+    return params;
   }
+  if (c.router.kind == RouterKind::soft) {
+    params.slots = bind.matrix(at + "/Moe/Router/mu", d);
+    params.slots_scale = bind.vector(at + "/Moe/Router/scale");
+  } else {
+    params.router = bind(at + "/Moe/Router/dense/kernel").view({1, d, c.experts});
+  }
+  params.mlp0 = bind.experts(at + "/Moe/Mlp/Dense_0");
+  params.mlp1 = bind.experts(at + "/Moe/Mlp/Dense_1");
   return params;
 }
 
@@ -163,12 +206,19 @@ VitMoeParams bind_params(const ModelConfig& c, const std::vector<ParameterSpec>&
   const Binder bind(table, tensors);
   VitMoeParams params;
   params.embedding = bind.linear("embedding", c.patch_rows * c.patch_columns * c.channels);
-  params.class_token = bind.vector("cls");
-  params.positions = bind.matrix("Encoder/posembed_input/pos_embedding", c.tokens());
+  if (c.classifier == Classifier::token) params.class_token = bind.vector("cls");
+  if (c.positions == PositionEmbedding::learned) {
+    params.positions = bind.matrix("Encoder/posembed_input/pos_embedding", c.tokens());
+  }
   for (std::int64_t block = 0; block < c.blocks; ++block) params.blocks.push_back(bind_block(c, bind, block));
   params.encoder_norm = bind.layernorm("Encoder/encoder_norm");
+  if (c.classifier == Classifier::map) {
+    params.map = {bind.vector("MapHead/probe"), bind_attention(c, bind, "MapHead/MultiHeadDotProductAttention"),
+                  bind.layernorm("MapHead/LayerNorm"), bind.linear("MapHead/Mlp/Dense_0", c.width),
+                  bind.linear("MapHead/Mlp/Dense_1", c.mlp_width)};
+  }
   if (c.representation > 0) params.pre_logits = bind.linear("pre_logits", c.width);
-  params.head = bind.linear("head", c.representation > 0 ? c.representation : c.width);
+  params.head = bind.linear("head", c.features());
   return params;
 }
 

@@ -39,31 +39,42 @@ std::int64_t parameter_count(const std::vector<ParameterSpec>& table);
 
 struct LayernormParams {
   Tensor scale;  // [D]
-  Tensor bias;   // [D]
+  Tensor bias;   // [D]; none in those of queries and keys, whose scale is [Dh]
 };
 struct LinearParams {
   Tensor w;  // [E in out], E = 1 in dense layers
   Tensor b;  // [E out]; none in the router
 };
 struct AttentionParams {
-  Tensor wq, wk, wv;  // [D A], A = H * Dh
-  Tensor bq, bk, bv;  // [A]
-  LinearParams out;   // [1 A D]
+  Tensor wq, wk, wv;                     // [D A], A = H * Dh
+  Tensor bq, bk, bv;                     // [A]
+  LinearParams out;                      // [1 A D]
+  LayernormParams query_norm, key_norm;  // none without qk_norm
 };
 struct BlockParams {
   LayernormParams norm0;  // before attention
   AttentionParams attention;
   LayernormParams norm1;  // before the MLP or the MoE
-  Tensor router;          // [1 D E]; none in a dense block
+  Tensor router;          // [1 D E]; none in a dense block and with Soft MoE
+  Tensor slots;           // mu of Soft MoE [D E*C], else none
+  Tensor slots_scale;     // its scale [1]
   LinearParams mlp0;      // [1 D F], or this rank's experts [E/EP D F]
   LinearParams mlp1;      // [1 F D], or [E/EP F D]
 };
+struct MapHeadParams {
+  Tensor probe;  // [D]
+  AttentionParams attention;
+  LayernormParams norm;
+  LinearParams mlp0;  // [1 D F]
+  LinearParams mlp1;  // [1 F D]
+};
 struct VitMoeParams {
   LinearParams embedding;  // [1 patch D]
-  Tensor class_token;      // [D]
-  Tensor positions;        // [T D]
+  Tensor class_token;      // [D]; none but for Classifier::token
+  Tensor positions;        // [T D]; none unless they are learned
   std::vector<BlockParams> blocks;
   LayernormParams encoder_norm;
+  MapHeadParams map;        // none but for Classifier::map
   LinearParams pre_logits;  // [1 D rep]; none without a representation
   LinearParams head;        // [1 D or rep, V]
 };

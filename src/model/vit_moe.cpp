@@ -1,15 +1,26 @@
 #include "model/vit_moe.hpp"
 
+#include "model/dropout.hpp"
+#include "model/head.hpp"
+
 namespace vitrail {
 
 namespace {
 
-/// The residual stream that enters a block.
+/// The residual stream that enters a block, or, behind the last one, the head.
 ConstTensor input_of(const Activations& acts, std::size_t block) {
   return block == 0 ? acts.x0 : acts.blocks[block - 1].x;
 }
 
-void embed_forward(Ops& ops, const ModelConfig& c, const VitMoeParams& params, Activations& acts) {
+/// The dropout behind the position embedding, in place; of the stream or of its gradient.
+void drop_embedding(Ops& ops, const ModelConfig& c, const Activations& acts, Tensor x) {
+  if (c.dropout <= 0) return;
+  const Tensor flat = x.view({x.elements()});
+  ops.dropout(
+      {.x = flat, .residual = {}, .draw = token_dropout(c, acts, 0, DropoutPlace::embedding, c.width), .y = flat});
+}
+
+void embed_forward(Ops& ops, const ModelConfig& c, const VitMoeParams& params, Mode mode, Activations& acts) {
   const std::int64_t leaves = acts.shape.leaves;
   const std::int64_t b = acts.shape.leaf_images;
   ops.patches_forward({.images = acts.images,
@@ -20,14 +31,16 @@ void embed_forward(Ops& ops, const ModelConfig& c, const VitMoeParams& params, A
       {.x = acts.patches, .w = params.embedding.w, .b = params.embedding.b, .residual = {}, .y = acts.embedded});
   ops.embed_tokens_forward({.patches = acts.embedded.view({leaves, b, c.patches(), c.width}),
                             .class_token = params.class_token,
-                            .positions = params.positions,
+                            .positions = params.positions ? params.positions : acts.positions,
                             .x = acts.x0.view({leaves, b, c.tokens(), c.width})});
+  if (mode == Mode::training) drop_embedding(ops, c, acts, acts.x0);
 }
 
 void embed_backward(Ops& ops, const ModelConfig& c, const VitMoeParams& params, Activations& acts,
                     VitMoeParams& gradients) {
   const std::int64_t leaves = acts.shape.leaves;
   const std::int64_t b = acts.shape.leaf_images;
+  drop_embedding(ops, c, acts, acts.scratch.dx);
   ops.embed_tokens_backward({.dx = acts.scratch.dx.view({leaves, b, c.tokens(), c.width}),
                              .dpatches = acts.scratch.dembedded,
                              .dclass_token = gradients.class_token,
@@ -41,83 +54,15 @@ void embed_backward(Ops& ops, const ModelConfig& c, const VitMoeParams& params, 
                        .db = gradients.embedding.b});
 }
 
-/// [I X] as [leaves 1 B X].
-template <class AnyTensor>
-AnyTensor by_leaf(const Activations& acts, AnyTensor x) {
-  return x.view({acts.shape.leaves, 1, acts.shape.leaf_images, x.shape[1]});
-}
-
-void head_forward(Ops& ops, const ModelConfig& c, const VitMoeParams& params, Activations& acts) {
-  const ConstTensor x = acts.blocks.empty() ? acts.x0 : acts.blocks.back().x;
-  ops.layernorm_forward({.x = x,
-                         .scale = params.encoder_norm.scale,
-                         .bias = params.encoder_norm.bias,
-                         .y = acts.encoder_norm.y,
-                         .mean = acts.encoder_norm.mean,
-                         .rstd = acts.encoder_norm.rstd});
-  const std::int64_t images = acts.pooled.shape[0];
-  ops.take_token_forward({.x = acts.encoder_norm.y.view({images, c.tokens(), c.width}), .y = acts.pooled});
-  if (params.pre_logits.w) {
-    ops.linear_forward({.x = by_leaf(acts, acts.pooled),
-                        .w = params.pre_logits.w,
-                        .b = params.pre_logits.b,
-                        .residual = {},
-                        .y = by_leaf(acts, acts.pre_linear)});
-    const Shape all{acts.pre_linear.elements()};
-    ops.tanh_forward({.x = acts.pre_linear.view(all), .y = acts.pre_logits.view(all)});
-  }
-  ops.linear_forward({.x = by_leaf(acts, acts.pre_logits),
-                      .w = params.head.w,
-                      .b = params.head.b,
-                      .residual = {},
-                      .y = by_leaf(acts, acts.logits)});
-}
-
-void head_backward(Ops& ops, const ModelConfig& c, const VitMoeParams& params, Activations& acts,
-                   VitMoeParams& gradients) {
-  PassScratch& s = acts.scratch;
-  const Tensor dhead_input = params.pre_logits.w ? s.dpre : s.dpooled;
-  ops.linear_backward({.dy = by_leaf(acts, acts.dlogits),
-                       .x = by_leaf(acts, acts.pre_logits),
-                       .w = params.head.w,
-                       .dresidual = {},
-                       .dx = by_leaf(acts, dhead_input),
-                       .dw = gradients.head.w,
-                       .db = gradients.head.b});
-  if (params.pre_logits.w) {
-    const Shape all{s.dpre.elements()};
-    ops.tanh_backward({.dy = s.dpre.view(all), .y = acts.pre_logits.view(all), .dx = s.dpre.view(all)});
-    ops.linear_backward({.dy = by_leaf(acts, s.dpre),
-                         .x = by_leaf(acts, acts.pooled),
-                         .w = params.pre_logits.w,
-                         .dresidual = {},
-                         .dx = by_leaf(acts, s.dpooled),
-                         .dw = gradients.pre_logits.w,
-                         .db = gradients.pre_logits.b});
-  }
-  const std::int64_t images = acts.pooled.shape[0];
-  ops.take_token_backward({.dy = s.dpooled, .dx = s.dnorm.view({images, c.tokens(), c.width})});
-  const ConstTensor x = acts.blocks.empty() ? acts.x0 : acts.blocks.back().x;
-  ops.layernorm_backward({.dy = s.dnorm,
-                          .x = x,
-                          .scale = params.encoder_norm.scale,
-                          .mean = acts.encoder_norm.mean,
-                          .rstd = acts.encoder_norm.rstd,
-                          .dresidual = {},
-                          .dx = s.dx,
-                          .dscale = gradients.encoder_norm.scale,
-                          .dbias = gradients.encoder_norm.bias});
-}
-
 }  // namespace
 
 void vit_moe_forward(const Workers& workers, const ModelConfig& c, const VitMoeParams& params, Mode mode,
                      Activations& acts) {
-  embed_forward(workers.ops, c, params, acts);
+  embed_forward(workers.ops, c, params, mode, acts);
   for (std::size_t block = 0; block < acts.blocks.size(); ++block) {
     block_forward(workers, c, params.blocks[block], input_of(acts, block), mode, acts, acts.blocks[block]);
   }
-  head_forward(workers.ops, c, params, acts);
+  head_forward(workers.ops, c, params, input_of(acts, acts.blocks.size()), acts);
 }
 
 void vit_moe_loss(Ops& ops, Loss loss, double image_scale, bool gradient, Activations& acts) {
@@ -143,7 +88,7 @@ void vit_moe_loss(Ops& ops, Loss loss, double image_scale, bool gradient, Activa
 
 void vit_moe_backward(const Workers& workers, const ModelConfig& c, const VitMoeParams& params, double group_scale,
                       Activations& acts, VitMoeParams& gradients) {
-  head_backward(workers.ops, c, params, acts, gradients);
+  head_backward(workers.ops, c, params, input_of(acts, acts.blocks.size()), acts, gradients);
   for (std::size_t block = acts.blocks.size(); block-- > 0;) {
     block_backward(workers, c, params.blocks[block], input_of(acts, block), group_scale, acts, acts.blocks[block],
                    gradients.blocks[block]);
@@ -151,16 +96,16 @@ void vit_moe_backward(const Workers& workers, const ModelConfig& c, const VitMoe
   embed_backward(workers.ops, c, params, acts, gradients);
 }
 
-void draw_router_noise(Ops& ops, const ModelConfig& c, std::uint64_t seed, std::uint64_t step, std::int64_t first_token,
-                       Activations& acts) {
+void draw_router_noise(Ops& ops, const ModelConfig& c, Activations& acts) {
   if (c.router.noise_std <= 0) return;
+  const std::int64_t first_token = acts.random.first_leaf * acts.shape.leaf_images * c.tokens();
   for (const std::int64_t block : c.moe_blocks) {
     const Tensor noise = acts.blocks[static_cast<std::size_t>(block)].moe.noise;
-    ops.random_normal({.seed = seed,
+    ops.random_normal({.seed = acts.random.seed,
                        .purpose = Purpose::router_noise,
-                       .step = step,
+                       .step = acts.random.step,
                        .layer = static_cast<std::uint32_t>(block),
-                       .first_index = static_cast<std::uint64_t>(first_token * c.experts),
+                       .first_index = static_cast<std::uint64_t>(first_token * noise.shape[2]),
                        .y = noise.view({noise.elements()})});
   }
 }
@@ -176,7 +121,7 @@ std::optional<std::string> first_not_finite(Ops& ops, const Activations& acts) {
   for (std::size_t block = 0; block < acts.blocks.size(); ++block) {
     if (!finite(acts.blocks[block].middle)) return text("encoderblock_", block, " (attention)");
     const MoeActivations& moe = acts.blocks[block].moe;
-    for (const Tensor& loss : {moe.importance, moe.load, moe.gshard}) {
+    for (const Tensor& loss : {moe.importance, moe.load, moe.gshard, moe.z}) {
       if (loss && !finite(loss)) return text("encoderblock_", block, " (router)");
     }
     if (!finite(acts.blocks[block].x)) return text("encoderblock_", block, " (MLP or experts)");

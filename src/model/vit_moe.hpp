@@ -11,7 +11,8 @@ namespace vitrail {
 
 enum class Loss : std::uint8_t { softmax, sigmoid };
 
-/// acts.images -> acts.logits, and everything in between. In training, acts.blocks[..].moe.noise must be filled.
+/// acts.images -> acts.logits, and everything in between. In training, acts.random must place the pass, and
+/// acts.blocks[..].moe.noise be filled.
 void vit_moe_forward(const Workers& workers, const ModelConfig& config, const VitMoeParams& params, Mode mode,
                      Activations& acts);
 
@@ -25,9 +26,8 @@ void vit_moe_backward(const Workers& workers, const ModelConfig& config, const V
                       Activations& acts, VitMoeParams& gradients);
 
 /// Fills the noise of every MoE block: standard normal numbers, a function of (seed, step, block, global token,
-/// expert). `first_token` is the place of the pass's first token in the step.
-void draw_router_noise(Ops& ops, const ModelConfig& config, std::uint64_t seed, std::uint64_t step,
-                       std::int64_t first_token, Activations& acts);
+/// expert or slot), for the pass that acts.random places.
+void draw_router_noise(Ops& ops, const ModelConfig& config, Activations& acts);
 
 /// Where the first NaN or Inf of a forward pass stands ("encoderblock_3"), nothing when all is finite.
 std::optional<std::string> first_not_finite(Ops& ops, const Activations& acts);

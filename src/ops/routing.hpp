@@ -82,15 +82,17 @@ struct RouteExpertsChoice {
   void check() const;
 };
 
-/// y[t,j] = gate[t,j] / sum over the kept choices (row >= 0) of the token's gates, j ascending; 0 for dropped ones. So
-/// that an upcycled layer begins as its dense one (Komatsuzaki et al. 2022, arXiv 2212.05055).
+/// y[t,j] = gate[t,j] / sum over the kept choices (row >= 0) of the token's gates, j ascending; 0 for dropped ones, and
+/// for all when that sum is 0. So that an upcycled layer begins as its dense one (Komatsuzaki et al. 2022, arXiv
+/// 2212.05055).
 struct NormalizeGatesForward {
   ConstTensor gate;  // real [tokens K]
   ConstTensor row;   // i32 [tokens K]
   Tensor y;          // real [tokens K]
   void check() const;
 };
-/// dgate[t,j] = (dy[t,j] - sum over kept i of dy[t,i] y[t,i]) / (sum of kept gates); 0 for dropped ones. [derived]
+/// dgate[t,j] = (dy[t,j] - sum over kept i of dy[t,i] y[t,i]) / (sum of kept gates); 0 for dropped ones, and for all
+/// when that sum is 0. [derived]
 struct NormalizeGatesBackward {
   ConstTensor dy;    // real [tokens K]
   ConstTensor gate;  // real [tokens K]
@@ -199,7 +201,7 @@ struct CountAssignments {
 };
 
 // --- Soft MoE (Puigcerver et al. 2023, arXiv 2308.00951; [V-MoE]). R = E * C slots of a group
-// ---------------------------
+// -------------------------
 //   xh = x * rsqrt(sum of x^2 + 1e-6), mh = scale * mu * rsqrt(sum over D of mu^2 + 1e-6);  z = xh mh + sigma noise
 //   dispatch = softmax of z over the tokens of the group;  combine = softmax of z over the slots
 

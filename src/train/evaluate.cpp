@@ -3,18 +3,26 @@
 #include <algorithm>
 #include <cstring>
 
+#include "device/host_values.hpp"
+
 namespace vitrail {
 
-Evaluator::Evaluator(const ModelConfig& config, const Layout& layout, Device& device, Ops& ops)
+Evaluator::Evaluator(const ModelConfig& config, const Layout& layout, Device& device, Ops& ops,
+                     std::int64_t labels_per_image, bool keep_routing)
     : config_(config), layout_(layout), device_(device), ops_(ops) {
-  const PassShape shape{layout.leaves_per_pass, layout.leaf_images, layout.expert_parallel, false};
+  const PassShape shape{.leaves = layout.leaves_per_pass,
+                        .leaf_images = layout.leaf_images,
+                        .expert_parallel = layout.expert_parallel,
+                        .labels = labels_per_image,
+                        .backward = false,
+                        .keep_routing = keep_routing};
   Arena measured("evaluation");
   (void)lay_out_activations(measured, ops.real(), config, shape);
   arena_ = std::make_unique<Arena>("evaluation", device, measured.bytes());
   acts_ = lay_out_activations(*arena_, ops.real(), config, shape);
 }
 
-void Evaluator::pass(const VitMoeParams& params, const Ranks& ranks, Loss loss, std::int64_t valid_images) {
+void Evaluator::forward(const VitMoeParams& params, const Ranks& ranks, std::int64_t valid_images) {
   acts_.masked = valid_images < layout_.pass_images() && !config_.moe_blocks.empty();
   if (acts_.masked) {
     // Tokens lie in the order of the images, whatever the groups are.
@@ -24,27 +32,58 @@ void Evaluator::pass(const VitMoeParams& params, const Ranks& ranks, Loss loss, 
     std::memset(mask + valid, 0, static_cast<std::size_t>(acts_.valid.elements()) - valid);
   }
   ops_.normalize_images({.images = acts_.raw_images, .y = acts_.images});
-  ops_.one_hot({.labels = acts_.labels, .targets = acts_.targets});
   vit_moe_forward({ops_, *ranks.expert}, config_, params, Mode::evaluation, acts_);
-  vit_moe_loss(ops_, loss, 1, false, acts_);
 }
 
-Metrics Evaluator::run(const VitMoeParams& params, const Ranks& ranks, Loss loss, std::int64_t images,
-                       const FetchImages& fetch) {
-  MetricsCollector collector(config_);
-  const std::int64_t per_pass = layout_.ranks * layout_.pass_images();
+void Evaluator::for_each_pass(const VitMoeParams& params, const Ranks& ranks, std::int64_t images,
+                              const FetchImages& fetch,
+                              const std::function<void(std::int64_t pass_begin, std::int64_t count)>& use) {
+  const std::int64_t per_pass = images_per_pass();
   for (std::int64_t pass_begin = 0; pass_begin < images; pass_begin += per_pass) {
     const std::int64_t first = pass_begin + layout_.rank * layout_.pass_images();
     const std::int64_t count = std::clamp<std::int64_t>(images - first, 0, layout_.pass_images());
     if (count < layout_.pass_images()) {
       device_.zero(acts_.raw_images);
-      device_.zero(acts_.labels);
+      std::fill_n(acts_.labels.as<std::int32_t>(), acts_.labels.elements(), -1);
     }
     if (count > 0) fetch(first, count, acts_);
-    pass(params, ranks, loss, count);
-    collector.add_pass(acts_, count);
+    acts_.random = layout_.randomness(config_, 0, 0, pass_begin / per_pass);  // of random orders and choices
+    forward(params, ranks, count);
+    use(pass_begin, count);
   }
+}
+
+Metrics Evaluator::run(const VitMoeParams& params, const Ranks& ranks, Loss loss, std::int64_t images,
+                       const FetchImages& fetch, const AfterPass& after_pass) {
+  MetricsCollector collector(config_);
+  for_each_pass(params, ranks, images, fetch, [&](std::int64_t pass_begin, std::int64_t count) {
+    ops_.one_hot({.labels = acts_.labels, .targets = acts_.targets});
+    vit_moe_loss(ops_, loss, 1, false, acts_);
+    collector.add_pass(acts_, count);
+    if (after_pass) after_pass(pass_begin, acts_);
+  });
   return collector.finish(ranks.world);
+}
+
+FeatureSet Evaluator::features(const VitMoeParams& params, const Ranks& ranks, std::int64_t images,
+                               std::int64_t classes, const FetchImages& fetch) {
+  FeatureSet set;
+  set.width = acts_.pre_logits.shape[1];
+  set.classes = classes;
+  std::vector<std::byte> features(static_cast<std::size_t>(layout_.ranks * acts_.pre_logits.bytes()));
+  std::vector<std::int32_t> labels(static_cast<std::size_t>(images_per_pass()));
+  const Tensor all_features(features.data(), {images_per_pass(), set.width}, acts_.pre_logits.dtype);
+  const Tensor all_labels(labels.data(), {images_per_pass()}, Dtype::i32);
+  for_each_pass(params, ranks, images, fetch, [&](std::int64_t pass_begin, std::int64_t /*count*/) {
+    ranks.world.all_gather(acts_.pre_logits, all_features);
+    ranks.world.all_gather(acts_.labels, all_labels);
+    const std::int64_t real = std::min(images - pass_begin, images_per_pass());  // the others fill up the pass
+    for (const double value : to_doubles(all_features.slice(0, real))) {
+      set.features.push_back(static_cast<float>(value));
+    }
+    set.labels.insert(set.labels.end(), labels.begin(), labels.begin() + real);
+  });
+  return set;
 }
 
 }  // namespace vitrail

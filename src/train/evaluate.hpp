@@ -3,6 +3,7 @@
 
 #include <functional>
 
+#include "train/fewshot.hpp"
 #include "train/metrics.hpp"
 
 namespace vitrail {
@@ -10,17 +11,33 @@ namespace vitrail {
 /// Puts images first .. first + count - 1 of the set into the front of acts.raw_images and acts.labels.
 using FetchImages = std::function<void(std::int64_t first, std::int64_t count, Activations& acts)>;
 
+/// Is shown a pass when it is done, on every rank, also on those whose images are all padding. `pass_begin` is the
+/// first image of the pass; rank r holds those from pass_begin + r * pass_images() on.
+using AfterPass = std::function<void(std::int64_t pass_begin, const Activations& acts)>;
+
 class Evaluator {
  public:
   /// Lays out memory for passes of leaves_per_pass leaves of leaf_images images per rank. `config` may differ from the
-  /// training's in everything that is no parameter: K, capacity, token order, group size.
-  Evaluator(const ModelConfig& config, const Layout& layout, Device& device, Ops& ops);
+  /// training's in everything that is no parameter: K, capacity, token order, group size. Images of the data have at
+  /// most `labels_per_image` labels. With `keep_routing` all MoE blocks still have their gates, choices and slots after
+  /// a pass; otherwise only the last has.
+  Evaluator(const ModelConfig& config, const Layout& layout, Device& device, Ops& ops,
+            std::int64_t labels_per_image = 1, bool keep_routing = false);
 
   /// The last pass is filled up with images that are masked out of routing and metrics. Collective.
-  Metrics run(const VitMoeParams& params, const Ranks& ranks, Loss loss, std::int64_t images, const FetchImages& fetch);
+  Metrics run(const VitMoeParams& params, const Ranks& ranks, Loss loss, std::int64_t images, const FetchImages& fetch,
+              const AfterPass& after_pass = {});
+  /// What the head reads, rounded to f32, and the labels, of a set with `classes` classes of its own: all images in
+  /// their order, on every rank. Collective.
+  FeatureSet features(const VitMoeParams& params, const Ranks& ranks, std::int64_t images, std::int64_t classes,
+                      const FetchImages& fetch);
 
  private:
-  void pass(const VitMoeParams& params, const Ranks& ranks, Loss loss, std::int64_t valid_images);
+  void forward(const VitMoeParams& params, const Ranks& ranks, std::int64_t valid_images);
+  /// All images through the model; `use` is called after each pass, with its first image and the number of this rank's.
+  void for_each_pass(const VitMoeParams& params, const Ranks& ranks, std::int64_t images, const FetchImages& fetch,
+                     const std::function<void(std::int64_t pass_begin, std::int64_t count)>& use);
+  [[nodiscard]] std::int64_t images_per_pass() const { return layout_.ranks * layout_.pass_images(); }
 
   ModelConfig config_;
   Layout layout_;

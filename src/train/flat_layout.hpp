@@ -2,8 +2,9 @@
 // The parameters of a rank as two flat arrays, dense and expert, cut into blocks and shared out over owners (ZeRO-1).
 //
 // Every tensor (of an expert tensor: every expert) is cut into blocks of at most kBlockElements from its start, so that
-// a block is the same numbers on every layout. An owner has a run of whole blocks. A sum over parameters is one partial
-// sum per block, added up in the order of the table, experts and blocks: never per rank.
+// a block is the same numbers on every layout. An owner has a run of whole blocks, or of larger pieces where an
+// optimizer's state must not be cut (train/factoring.hpp). A sum over parameters is one partial sum per block, added up
+// in the order of the table, experts and blocks: never per rank.
 
 #include <cstdint>
 #include <vector>
@@ -29,16 +30,27 @@ struct FlatSlice {
   std::int64_t count = 0;
 };
 
+/// Elements that follow each other both in a slice and in a logical tensor.
+struct FlatRun {
+  std::size_t tensor = 0;     ///< number in the table
+  std::int64_t first = 0;     ///< in the logical tensor
+  std::int64_t in_slice = 0;  ///< in the owner's slice
+  std::int64_t count = 0;
+};
+
 class FlatLayout {
  public:
   /// Dense tensors of the table (`experts_here` = 0), or experts first_expert .. first_expert + experts_here - 1 of its
-  /// expert tensors; shared out over `owners`.
+  /// expert tensors; shared out over `owners`. `pieces` says for every tensor of the table how many of its elements
+  /// belong to one owner together: an owner may then have nothing. Empty: slices may begin at every block.
   FlatLayout(const std::vector<ParameterSpec>& table, std::int64_t first_expert, std::int64_t experts_here,
-             std::int64_t owners);
+             std::int64_t owners, const std::vector<std::int64_t>& pieces = {});
 
   [[nodiscard]] std::int64_t elements() const noexcept { return elements_; }  ///< padding included
   [[nodiscard]] const std::vector<FlatBlock>& blocks() const noexcept { return blocks_; }
   [[nodiscard]] const FlatSlice& slice(std::int64_t owner) const { return slices_[static_cast<std::size_t>(owner)]; }
+  /// An owner's slice as the longest such runs.
+  [[nodiscard]] std::vector<FlatRun> runs(std::int64_t owner) const;
   [[nodiscard]] std::int64_t owners() const noexcept { return static_cast<std::int64_t>(slices_.size()); }
   [[nodiscard]] std::int64_t largest_slice() const noexcept { return largest_slice_; }  ///< elements
   [[nodiscard]] std::int64_t most_blocks() const noexcept { return most_blocks_; }      ///< of an owner
@@ -46,6 +58,8 @@ class FlatLayout {
   void cut(const std::vector<ParameterSpec>& table, Tensor flat, std::vector<Tensor>& tensors) const;
 
  private:
+  void share_out(std::int64_t owners, const std::vector<std::int64_t>& pieces);
+
   struct Place {
     std::size_t tensor;
     std::int64_t begin;

@@ -9,10 +9,18 @@
 
 namespace vitrail {
 
+namespace {
+constexpr std::size_t kLosses = 4;  // of a router: importance, load, GShard, z
+}
+
 double MoeMetrics::drop_rate() const {
   const auto all = std::accumulate(assigned.begin(), assigned.end(), std::int64_t{0});
   const auto placed = std::accumulate(kept.begin(), kept.end(), std::int64_t{0});
   return all > 0 ? static_cast<double>(all - placed) / static_cast<double>(all) : 0;
+}
+
+double MoeMetrics::processed_rate() const {
+  return tokens > 0 ? static_cast<double>(processed) / static_cast<double>(tokens) : 0;
 }
 
 double MoeMetrics::load_imbalance() const {
@@ -31,6 +39,15 @@ double Metrics::drop_rate() const {
   return sum.drop_rate();
 }
 
+double Metrics::processed_rate() const {
+  MoeMetrics sum;
+  for (const MoeMetrics& block : moe) {
+    sum.tokens += block.tokens;
+    sum.processed += block.processed;
+  }
+  return sum.processed_rate();
+}
+
 double Metrics::load_imbalance() const {
   double largest = 1;
   for (const MoeMetrics& block : moe) largest = std::max(largest, block.load_imbalance());
@@ -40,11 +57,13 @@ double Metrics::load_imbalance() const {
 void MetricsCollector::add_pass(const Activations& acts, std::int64_t valid_images) {
   const std::vector<double> loss = to_doubles(acts.loss);
   const auto* predicted = acts.predicted.as<std::int32_t>();
-  const auto* labels = acts.labels.as<std::int32_t>();
+  const auto* labels = acts.labels.as<std::int32_t>();  // [I each]
+  const std::int64_t each = acts.shape.labels;
   for (std::size_t i = 0; i < loss.size(); ++i) {
     const bool counts = static_cast<std::int64_t>(i) < valid_images;
     losses_.push_back(counts ? loss[i] : 0);
-    if (counts && predicted[i] == labels[i]) ++correct_;
+    const auto* of_image = labels + static_cast<std::int64_t>(i) * each;
+    if (counts && std::find(of_image, of_image + each, predicted[i]) != of_image + each) ++correct_;
   }
   images_ += valid_images;
   ++passes_;
@@ -57,15 +76,15 @@ void MetricsCollector::add_pass(const Activations& acts, std::int64_t valid_imag
   std::size_t count = 0;
   for (const std::int64_t block : config_.moe_blocks) {
     const MoeActivations& moe = acts.blocks[static_cast<std::size_t>(block)].moe;
-    for (const Tensor& kind : {moe.importance, moe.load, moe.gshard}) {
+    for (const Tensor& kind : {moe.importance, moe.load, moe.gshard, moe.z}) {
       std::vector<double> values = to_doubles(kind);
       std::fill(values.begin() + valid_groups, values.end(), 0.0);
       groups_.insert(groups_.end(), values.begin(), values.end());
     }
-    for (const Tensor& kind : {moe.assigned, moe.kept}) {
+    for (const Tensor& kind : {moe.assigned, moe.kept, moe.processed}) {
       const auto* values = kind.as<std::int64_t>();
-      counts_.resize(std::max(counts_.size(), count + static_cast<std::size_t>(config_.experts)));
-      for (std::int64_t e = 0; e < config_.experts; ++e) counts_[count++] += values[e];
+      counts_.resize(std::max(counts_.size(), count + static_cast<std::size_t>(kind.elements())));
+      for (std::int64_t i = 0; i < kind.elements(); ++i) counts_[count++] += values[i];
     }
   }
 }
@@ -86,7 +105,7 @@ Metrics MetricsCollector::finish(Communicator& world) {
   const std::size_t blocks = config_.moe_blocks.size();
   const std::size_t passes = static_cast<std::size_t>(passes_);
   const std::size_t per_pass = passes > 0 ? losses_.size() / passes : 0;
-  const std::size_t groups = blocks > 0 && passes > 0 ? groups_.size() / passes / blocks / 3 : 0;
+  const std::size_t groups = blocks > 0 && passes > 0 ? groups_.size() / passes / blocks / kLosses : 0;
   std::vector<double> row = losses_;
   row.insert(row.end(), groups_.begin(), groups_.end());
   const std::vector<double> all = gather(world, row);
@@ -110,21 +129,23 @@ Metrics MetricsCollector::finish(Communicator& world) {
   for (std::size_t b = 0; b < blocks; ++b) {
     MoeMetrics block;
     block.block = config_.moe_blocks[b];
-    double* const sums[] = {&block.importance_loss, &block.load_loss, &block.gshard_loss};
+    double* const sums[] = {&block.importance_loss, &block.load_loss, &block.gshard_loss, &block.z_loss};
     for (std::size_t pass = 0; pass < passes; ++pass) {
       for (std::size_t rank = 0; rank < ranks; ++rank) {
-        const double* at = all.data() + rank * row.size() + losses_.size() + (pass * blocks + b) * 3 * groups;
-        for (std::size_t i = 0; i < 3 * groups; ++i) *sums[i / groups] += at[i];
+        const double* at = all.data() + rank * row.size() + losses_.size() + (pass * blocks + b) * kLosses * groups;
+        for (std::size_t i = 0; i < kLosses * groups; ++i) *sums[i / groups] += at[i];
       }
     }
     for (double* sum : sums) *sum /= static_cast<double>(std::max<std::int64_t>(counts[counts.size() - 3], 1));
     const auto e = static_cast<std::size_t>(config_.experts);
-    const auto first = counts.begin() + static_cast<std::ptrdiff_t>(2 * b * e);
+    const auto first = counts.begin() + static_cast<std::ptrdiff_t>(b * (2 * e + 1));
     block.assigned.assign(first, first + static_cast<std::ptrdiff_t>(e));
     block.kept.assign(first + static_cast<std::ptrdiff_t>(e), first + static_cast<std::ptrdiff_t>(2 * e));
+    block.processed = first[static_cast<std::ptrdiff_t>(2 * e)];
+    block.tokens = metrics.images * config_.tokens();
     const RouterConfig& router = config_.router;
     metrics.auxiliary_loss += router.importance_weight * block.importance_loss + router.load_weight * block.load_loss +
-                              router.gshard_weight * block.gshard_loss;
+                              router.gshard_weight * block.gshard_loss + router.z_weight * block.z_loss;
     metrics.moe.push_back(std::move(block));
   }
   losses_.clear();

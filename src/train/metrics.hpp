@@ -17,17 +17,21 @@ struct MoeMetrics {
   double importance_loss = 0;  ///< means over groups, not weighted
   double load_loss = 0;
   double gshard_loss = 0;
+  double z_loss = 0;
   std::vector<std::int64_t> assigned;  ///< choices per expert
   std::vector<std::int64_t> kept;      ///< of these, not dropped
+  std::int64_t tokens = 0;             ///< of the images that count
+  std::int64_t processed = 0;          ///< of these, tokens that at least one expert works on
 
-  [[nodiscard]] double drop_rate() const;  ///< share of the choices that were dropped
+  [[nodiscard]] double drop_rate() const;       ///< share of the choices that were dropped
+  [[nodiscard]] double processed_rate() const;  ///< share of the tokens that at least one expert works on
   /// Largest share of an expert over the mean share; 1 = perfectly balanced.
   [[nodiscard]] double load_imbalance() const;
 };
 
 struct Metrics {
   std::int64_t images = 0;
-  std::int64_t correct = 0;
+  std::int64_t correct = 0;   ///< the predicted class is one of the image's labels
   double main_loss = 0;       ///< mean over images
   double auxiliary_loss = 0;  ///< weighted; sum over blocks, mean over groups
   std::vector<MoeMetrics> moe;
@@ -37,6 +41,7 @@ struct Metrics {
     return images > 0 ? static_cast<double>(correct) / static_cast<double>(images) : 0;
   }
   [[nodiscard]] double drop_rate() const;       ///< over all MoE blocks
+  [[nodiscard]] double processed_rate() const;  ///< over all MoE blocks
   [[nodiscard]] double load_imbalance() const;  ///< the largest of all MoE blocks
 };
 
@@ -58,8 +63,8 @@ class MetricsCollector {
   std::int64_t images_ = 0;
   std::int64_t correct_ = 0;
   std::vector<double> losses_;        // [passes][images of a pass], 0 for images that do not count
-  std::vector<double> groups_;        // [passes][MoE blocks][groups][3]
-  std::vector<std::int64_t> counts_;  // [MoE blocks][2][E]
+  std::vector<double> groups_;        // [passes][MoE blocks][groups of 4 losses]
+  std::vector<std::int64_t> counts_;  // [MoE blocks][2 E + 1]: assigned, kept, processed
 };
 
 /// Square root of the sum over all parameters of the whole model, from the block sums of every rank's slices, added up

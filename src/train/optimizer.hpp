@@ -1,16 +1,21 @@
 #pragma once
-// AdamW with the original's order of events: gradient factors, clipping, Adam, decoupled decay, learning rate,
-// freezing. [V-MoE] The state belongs to the owners of the parameters' slices (ZeRO-1, train/flat_layout.hpp).
+// AdamW, SGD and Adafactor with the original's order of events: gradient factors, clipping, the optimizer itself,
+// decoupled decay, learning rate, freezing; and a running average of the weights beside them. [V-MoE] The state belongs
+// to the owners of the parameters' slices (ZeRO-1, train/flat_layout.hpp).
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "device/arena.hpp"
 #include "ops/ops.hpp"
+#include "train/factoring.hpp"
 #include "train/flat_layout.hpp"
 
 namespace vitrail {
+
+enum class OptimizerKind : std::uint8_t { adamw, sgd, adafactor };
 
 /// A value for the parameters in whose name the regular expression is found.
 struct PatternValue {
@@ -19,43 +24,93 @@ struct PatternValue {
 };
 
 struct OptimizerConfig {
-  double beta1 = 0.9;
-  double beta2 = 0.999;
-  double epsilon = 1e-8;
-  bool bf16_moment = false;                  ///< the first moment is rounded to bfloat16 (ops/training.hpp)
+  OptimizerKind kind = OptimizerKind::adamw;
+  double beta1 = 0.9;                        ///< AdamW
+  double beta2 = 0.999;                      ///< AdamW
+  double epsilon = 1e-8;                     ///< AdamW: beside the root
+  double momentum = 0.9;                     ///< SGD and Adafactor; 0: none
+  bool bf16_momentum = false;                ///< momentum, or AdamW's first moment, in bfloat16 (ops/training.hpp)
+  std::int64_t factored_above = 32;          ///< Adafactor: see factoring_of
+  double decay_exponent = 0.8;               ///< Adafactor: the statistics' decay is 1 - t^-exponent
+  double decay_rate_max = 0.999;             ///< Adafactor: but no more than this
+  double square_epsilon = 1e-30;             ///< Adafactor: added to squares of gradients
   std::vector<PatternValue> decay;           ///< weight decay: the first pattern found wins, 0 if none
   std::vector<PatternValue> gradient_scale;  ///< factor on the gradient: likewise, 1 if none
   double clip_norm = 0;                      ///< clip by global norm: gradients * clip/norm when norm >= clip; 0 = off
   double clip_absolute = 0;                  ///< clip every element; 0 = off; not both
   std::string frozen;                        ///< pattern of the parameters that keep their values
   std::string trainable;                     ///< pattern of those that do not; not both
+  double average_decay = 0;                  ///< average = decay * average + (1 - decay) * parameter; 0: none
+};
+
+/// How a layout of these parameters must be cut for the optimizer (FlatLayout's `pieces`). Error (usage) when Adafactor
+/// would factor over experts that are on several ranks.
+std::vector<std::int64_t> optimizer_pieces(const OptimizerConfig& config, const std::vector<ParameterSpec>& table,
+                                           bool all_experts_here);
+
+/// Consecutive elements of a logical tensor of an optimizer's state.
+struct StatePiece {
+  std::string name;        ///< "adam_m/head/kernel" ...
+  Shape shape;             ///< of the whole logical tensor
+  std::int64_t first = 0;  ///< index of the first element
+  Tensor data;             ///< [count]
 };
 
 /// State and settings of one slice of a flat array.
-class AdamW {
+class Optimizer {
  public:
-  /// Slice `owner` of `layout`. Error (usage) for a bad pattern or contradicting settings.
-  AdamW(Arena& arena, Dtype real, const OptimizerConfig& config, const std::vector<ParameterSpec>& table,
-        const FlatLayout& layout, std::int64_t owner);
+  /// Slice `owner` of `layout`, which is cut at optimizer_pieces. Error (usage) for a bad pattern or contradicting
+  /// settings.
+  Optimizer(Arena& arena, Dtype real, const OptimizerConfig& config, const std::vector<ParameterSpec>& table,
+            const FlatLayout& layout, std::int64_t owner);
 
+  /// The running average begins as these parameters [slice]. (All other state begins as zero.)
+  void start_average(Device& device, ConstTensor parameter);
   /// Sum of the squares of the (scaled) gradients of each block of the slice, f64, in block order.
   [[nodiscard]] std::vector<double> square_sums(Ops& ops, ConstTensor gradient);
   /// One update. `gradient`, `parameter` [slice]; `clip` = factor from global-norm clipping; `updates` counts this one.
   void update(Ops& ops, ConstTensor gradient, double clip, double learning_rate, std::int64_t updates,
               Tensor parameter);
 
-  [[nodiscard]] Tensor m() const noexcept { return m_; }
-  [[nodiscard]] Tensor v() const noexcept { return v_; }
+  /// Everything that a checkpoint must hold, of this owner. Names and shapes do not depend on the layout:
+  ///   adam_m/NAME, adam_v/NAME, sgd_momentum/NAME, adafactor_momentum/NAME, adafactor_v/NAME, average/NAME  as NAME
+  ///   adafactor_over_x/NAME, adafactor_over_y/NAME: without the earlier, the later of the two factored axes
+  [[nodiscard]] std::vector<StatePiece> state() const;
   [[nodiscard]] const FlatSlice& slice() const noexcept { return slice_; }
 
  private:
+  /// State with an element for each of the slice's.
+  struct Elementwise {
+    std::string kind;
+    Tensor values;
+  };
+  Tensor add_state(Arena& arena, Dtype real, const std::string& kind);
+  void adamw(Ops& ops, ConstTensor gradient, double clip, double learning_rate, std::int64_t updates, Tensor parameter);
+  void sgd(Ops& ops, ConstTensor gradient, double clip, double learning_rate, Tensor parameter);
+  void adafactor(Ops& ops, ConstTensor gradient, double clip, double learning_rate, std::int64_t updates,
+                 Tensor parameter);
+
+  /// Values from patterns, for every block or unit.
+  struct PerTensor {
+    std::vector<double> decay, multiplier;
+    std::vector<std::uint8_t> frozen;
+    std::size_t last = 0;  ///< tensor that was added last
+    void add(const OptimizerConfig& config, const std::vector<ParameterSpec>& table, std::size_t tensor);
+  };
+
   OptimizerConfig config_;
+  const std::vector<ParameterSpec>& table_;
   FlatSlice slice_;
-  Tensor m_, v_;
+  std::vector<FlatRun> runs_;
   std::vector<std::int64_t> block_begin_;  // relative to the slice
-  std::vector<double> decay_, multiplier_;
-  std::vector<std::uint8_t> frozen_;
+  PerTensor blocks_;
   std::vector<double> sums_;
+  std::vector<Elementwise> elementwise_;
+  Tensor m_;  // first moment or momentum; none without momentum
+  Tensor v_;  // AdamW's second moment, Adafactor's statistics
+  Tensor average_;
+  std::optional<AdafactorUnits> units_;
+  PerTensor of_units_;
 };
 
 /// The factor for all gradients: clip / norm when clipping by norm is on and norm >= clip, else 1.

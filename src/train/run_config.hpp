@@ -1,6 +1,6 @@
 #pragma once
 // Everything that a run is told, as one plain struct: the options of vitrail-train are bound to it
-// (apps/run_options.cpp), presets fill it, and a checkpoint remembers it.
+// (apps/run_options.cpp), presets (train/presets.hpp) fill it, and a checkpoint remembers it.
 
 #include <cstdint>
 #include <filesystem>
@@ -10,12 +10,15 @@
 
 #include "model/layout.hpp"
 #include "model/vit_moe.hpp"
+#include "train/mixup.hpp"
 #include "train/optimizer.hpp"
 #include "train/schedule.hpp"
 
 namespace vitrail {
 
 struct RunConfig {
+  friend bool operator==(const RunConfig&, const RunConfig&) = default;
+
   // numerics: another value gives another result
   ModelConfig model;
   std::string moe = "every-2";  ///< names model.moe_blocks
@@ -49,7 +52,7 @@ struct RunConfig {
   double transition_steps = 0.1;                  ///< of exponential; like warmup
   bool staircase = false;                         ///< of exponential: in steps
   double learning_rate = 1e-3;
-  double final_learning_rate = 1e-5;
+  double final_learning_rate = 1e-5;              ///< of exponential: a limit; 0: none
   double warmup = 0.1;  ///< below 1: share of the steps; from 1: steps
   double timescale = 10000;
   double cooldown = 0;     ///< like warmup
@@ -65,11 +68,20 @@ struct RunConfig {
   std::vector<std::filesystem::path> data;
   std::filesystem::path run_dir;
   std::filesystem::path init_from;  ///< a checkpoint whose parameters the run starts with (train/initial_weights.hpp)
+  bool init_average = false;        ///< take that checkpoint's running average of the weights
+  bool new_head = false;            ///< but not its head
   bool resume = false;
   std::int64_t save_every = 0;  ///< steps; 0: at the end only
   std::int64_t keep_last = 2;
   std::int64_t log_every = 1;              ///< steps between the lines of metrics.jsonl
   std::optional<std::int64_t> stop_after;  ///< steps in this job, for testing resumption
+};
+
+/// What one_hot writes into the targets of a training step, for a class that is a label and for one that is not:
+/// label smoothing.
+struct TargetValues {
+  double on = 1;
+  double off = 0;
 };
 
 /// Fills in what follows from other settings (model.moe_blocks) and checks the model.
@@ -84,11 +96,11 @@ std::vector<std::string> schedule_names();
 Schedule make_schedule(const RunConfig& config, std::int64_t total);
 OptimizerConfig make_optimizer(const RunConfig& config);
 Loss make_loss(const RunConfig& config);
+/// Error (usage) for a smoothing outside [0, 1).
+TargetValues make_target_values(const RunConfig& config);
+/// Error (usage) for a concentration below 0, an unknown draw, and more images than a leaf has.
+Mixup make_mixup(const RunConfig& config);
 /// The layout of a rank; fills in leaves_per_pass = 0. Checked.
 Layout make_layout(const RunConfig& config, std::int64_t rank, std::int64_t ranks);
-
-/// Names of the presets, and the configuration of one. Error (usage) with the nearest name for an unknown one.
-std::vector<std::string> preset_names();
-RunConfig preset(const std::string& name);
 
 }  // namespace vitrail

@@ -14,28 +14,33 @@ ParameterShare::ParameterShare(Arena& parameter_arena, Arena& gradient_arena, Ar
     : layout(layout_),
       values(parameter_arena.allocate(real, {layout_.elements()})),
       gradients(gradient_arena.allocate(real, {layout_.elements()})),
-      adamw(optimizer_arena, real, config, table, layout_, owners.rank()),
+      optimizer(optimizer_arena, real, config, table, layout_, owners.rank()),
       sync(gradient_arena, device, real, layout_, owners, units_per_tree, units) {}
 
 namespace {
 
 std::optional<FlatLayout> expert_layout_of(const RunConfig& config, const Layout& layout,
-                                           const std::vector<ParameterSpec>& table) {
+                                           const std::vector<ParameterSpec>& table,
+                                           const std::vector<std::int64_t>& pieces) {
   if (config.model.moe_blocks.empty()) return std::nullopt;
-  return FlatLayout(table, layout.first_expert(config.model), layout.experts_here(config.model), layout.replicas());
+  return FlatLayout(table, layout.first_expert(config.model), layout.experts_here(config.model), layout.replicas(),
+                    pieces);
 }
 
 }  // namespace
 
-TrainState::TrainState(const RunConfig& config_, Device& device_, Ops& ops_, Communicator& world)
+TrainState::TrainState(const RunConfig& config_, Device& device_, Ops& ops_, Communicator& world,
+                       std::int64_t labels_per_image_)
     : config(config_),
       layout(make_layout(config_, world.rank(), world.size())),
+      labels_per_image(labels_per_image_),
       device(device_),
       ops(ops_),
       ranks(world, layout),
       table(parameter_table(config.model)),
-      dense_layout(table, 0, 0, world.size()),
-      expert_layout(expert_layout_of(config, layout, table)) {
+      pieces(optimizer_pieces(make_optimizer(config), table, layout.expert_parallel == 1)),
+      dense_layout(table, 0, 0, world.size(), pieces),
+      expert_layout(expert_layout_of(config, layout, table, pieces)) {
   Arena measured[] = {Arena("parameters"), Arena("gradients"), Arena("optimizer"), Arena("activations")};
   lay_out(measured[0], measured[1], measured[2], measured[3]);
   parameter_arena_ = std::make_unique<Arena>("parameters", device, measured[0].bytes());
@@ -65,7 +70,12 @@ void TrainState::lay_out(Arena& parameter_arena, Arena& gradient_arena, Arena& o
   }
   params = bind_params(config.model, table, parameters);
   gradients = bind_params(config.model, table, gradient_tensors);
-  acts = lay_out_activations(activation_arena, real, config.model, {p, layout.leaf_images, ep, true});
+  acts = lay_out_activations(activation_arena, real, config.model,
+                             {.leaves = p,
+                              .leaf_images = layout.leaf_images,
+                              .expert_parallel = ep,
+                              .labels = labels_per_image,
+                              .mixup_images = make_mixup(config).images});
 }
 
 void TrainState::initialize_parameters() {
@@ -74,6 +84,12 @@ void TrainState::initialize_parameters() {
     initialize(table[i], static_cast<std::uint64_t>(config.seed), static_cast<std::uint32_t>(i),
                config.model.experts_alike, first_expert, parameters[i]);
   }
+  start_averages();
+}
+
+void TrainState::start_averages() {
+  dense->optimizer.start_average(device, dense->mine());
+  if (expert) expert->optimizer.start_average(device, expert->mine());
 }
 
 }  // namespace vitrail

@@ -37,23 +37,33 @@ struct ParameterShare {
   const FlatLayout& layout;
   Tensor values;     // [layout.elements()]
   Tensor gradients;  // [layout.elements()]
-  AdamW adamw;       // of this owner's slice
+  Optimizer optimizer;  // of this owner's slice
   GradientSync sync;
+
+  /// This owner's slice of the values.
+  [[nodiscard]] Tensor mine() const { return values.slice(optimizer.slice().begin, optimizer.slice().count); }
 };
 
 class TrainState {
  public:
-  /// Allocates everything and gives the parameters their initial values. Collective. `world` must outlive the state.
-  TrainState(const RunConfig& config, Device& device, Ops& ops, Communicator& world);
+  /// Allocates everything and gives the parameters their initial values. Images of the data have at most
+  /// `labels_per_image` labels. Collective. `world` must outlive the state.
+  TrainState(const RunConfig& config, Device& device, Ops& ops, Communicator& world, std::int64_t labels_per_image = 1);
 
   const RunConfig config;
   const Layout layout;
+  const std::int64_t labels_per_image;
   Device& device;
   Ops& ops;
   Ranks ranks;
   const std::vector<ParameterSpec> table;
+  const std::vector<std::int64_t> pieces;  ///< what the optimizer wants one owner to have together
   const FlatLayout dense_layout;
   const std::optional<FlatLayout> expert_layout;  ///< none in a dense model
+
+  /// The parameters have been given other initial values: running averages begin as them. The constructor has done so
+  /// for the values that it gave.
+  void start_averages();
 
   /// Bytes by class, for reports.
   [[nodiscard]] std::int64_t parameter_bytes() const { return parameter_arena_->bytes(); }

@@ -1,5 +1,6 @@
 #pragma once
-// A training state as logical tensors: parameters/NAME, adam_m/NAME, adam_v/NAME, shapes as in the parameter table.
+// A training state as logical tensors: parameters/NAME, shapes as in the parameter table, and the optimizer's state
+// (Optimizer::state).
 
 #include <vector>
 
@@ -8,11 +9,11 @@
 
 namespace vitrail {
 
-/// What this rank owns and writes: its slices of the parameters and of the optimizer's moments.
+/// What this rank owns and writes: its slices of the parameters and of the optimizer's state.
 std::vector<CheckpointPiece> checkpoint_pieces(const TrainState& state);
 
-/// Reads parameters, moments and the step of a checkpoint of the same model, written on any layout. Error (checkpoint)
-/// when a tensor is missing or has another shape.
+/// Reads parameters, optimizer state and the step of a checkpoint of the same model and optimizer, written on any
+/// layout. Error (checkpoint) when a tensor is missing or has another shape.
 void restore(TrainState& state, const CheckpointReader& reader);
 
 /// The parameters alone: the dense ones and experts first_expert ... of a table, as `tensors` holds them.

@@ -32,11 +32,14 @@ class Trainer {
 
  private:
   void forward_backward(const NextPass& next_pass, std::int64_t pass);
+  void take_images(const NextPass& next_pass, std::int64_t pass);
   void expect_finite(const StepReport& report);
 
   TrainState& state_;
   Schedule schedule_;
   Loss loss_;
+  TargetValues target_values_;
+  Mixup mixup_;
   OptimizerConfig optimizer_;
   Workers workers_;
   MetricsCollector collector_;

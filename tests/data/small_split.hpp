@@ -18,13 +18,35 @@ constexpr std::int64_t kSmallClasses = 5;
 
 inline Manifest write_small_split(const std::filesystem::path& folder, std::int64_t count, std::int64_t shards) {
   std::vector<std::uint8_t> images;
-  std::vector<std::uint8_t> labels;
+  std::vector<std::int32_t> labels;
   for (std::int64_t i = 0; i < count; ++i) {
     images.insert(images.end(), static_cast<std::size_t>(kSmallImage.bytes()), static_cast<std::uint8_t>(i % 251));
-    labels.push_back(static_cast<std::uint8_t>(i % kSmallClasses));
+    labels.push_back(static_cast<std::int32_t>(i % kSmallClasses));
   }
   std::filesystem::create_directories(folder);
   return write_split(folder, "small/train", {kSmallImage, images, labels}, kSmallClasses, {}, shards);
+}
+
+/// The same images with up to `each` labels: image i has (i mod (each + 1)) of them, the classes from i mod 5 on.
+inline std::vector<std::int32_t> small_labels(std::int64_t i, std::int64_t each) {
+  std::vector<std::int32_t> labels(static_cast<std::size_t>(each), -1);
+  for (std::int64_t l = 0; l < i % (each + 1); ++l) {
+    labels[static_cast<std::size_t>(l)] = static_cast<std::int32_t>((i + l) % kSmallClasses);
+  }
+  return labels;
+}
+
+inline Manifest write_multi_label_split(const std::filesystem::path& folder, std::int64_t count, std::int64_t shards,
+                                        std::int64_t each) {
+  std::vector<std::uint8_t> images;
+  std::vector<std::int32_t> labels;
+  for (std::int64_t i = 0; i < count; ++i) {
+    images.insert(images.end(), static_cast<std::size_t>(kSmallImage.bytes()), static_cast<std::uint8_t>(i % 251));
+    const std::vector<std::int32_t> row = small_labels(i, each);
+    labels.insert(labels.end(), row.begin(), row.end());
+  }
+  std::filesystem::create_directories(folder);
+  return write_split(folder, "small/multi", {kSmallImage, images, labels, each}, kSmallClasses, {}, shards);
 }
 
 /// A test with a folder of its own, in which `small/train` holds 1000 images in 3 shards.

@@ -112,6 +112,27 @@ TEST_F(LoaderTest, EvaluatesEveryImageOnceAndPadsTheLastBatch) {
   EXPECT_EQ(seen, std::vector<int>(1000, 1));
 }
 
+TEST_F(LoaderTest, CarriesAllLabelsOfAnImageAndNoneOfPadding) {
+  write_multi_label_split(folder_ / "multi", 100, 3, 2);
+  for (const Order order : {Order::shuffled, Order::sequential}) {
+    LoaderPlan both = plan(2, 1, 4);
+    both.order = order;
+    Loader loader(Dataset::open({folder_ / "multi"}, "train"), both);
+    const Sampler sampler(100, 3);
+    for (int step = 0; step < 2; ++step) {
+      const ImageBlock& block = loader.next();
+      ASSERT_EQ(block.labels_per_image, 2);
+      ASSERT_EQ(block.valid, order == Order::sequential && step == 1 ? 4 : 32);
+      for (std::int64_t i = 0; i < block.count; ++i) {
+        const std::int64_t at = block.first_position + i;
+        std::vector<std::int32_t> expected{-1, -1};
+        if (i < block.valid) expected = small_labels(order == Order::shuffled ? sampler.at(at).sample : at, 2);
+        ASSERT_EQ(std::vector<std::int32_t>(block.labels + 2 * i, block.labels + 2 * i + 2), expected);
+      }
+    }
+  }
+}
+
 TEST_F(LoaderTest, ThrowsTheThreadsErrorInPlaceOfTheBlock) {
   Dataset opened = dataset();
   const std::filesystem::path shard = train_ / "shard-00001.h5";

@@ -62,6 +62,39 @@ TEST_F(ShardTest, JoinsSeveralSplitsOfOneKind) {
   EXPECT_TRUE(says(data_error_of([&] { Dataset::open({small_, folder_ / "more"}, "train"); }), "number of classes"));
 }
 
+std::vector<std::int32_t> labels_of(Dataset& dataset, const std::vector<std::int64_t>& numbers) {
+  std::vector<std::uint8_t> images(numbers.size() * static_cast<std::size_t>(kSmallImage.bytes()));
+  std::vector<std::int32_t> labels(numbers.size() * static_cast<std::size_t>(dataset.labels_per_image()), -7);
+  dataset.read(numbers, images.data(), labels.data());
+  return labels;
+}
+
+TEST_F(ShardTest, AnImageHasSeveralLabelsOrNone) {
+  const Manifest manifest = write_multi_label_split(folder_ / "multi", 100, 3, 2);
+  EXPECT_EQ(manifest.labels_per_image, 2);
+  EXPECT_EQ(Manifest::read(folder_ / "multi").labels_per_image, 2);
+  Dataset dataset = Dataset::open({folder_ / "multi"}, "train");
+  EXPECT_EQ(dataset.labels_per_image(), 2);
+  // Out of order, over the border of two shards (33, 34), and a run.
+  EXPECT_EQ(labels_of(dataset, {34, 33, 2, 0, 97, 98}),
+            (std::vector<std::int32_t>{4, -1, -1, -1, 2, 3, -1, -1, 2, -1, 3, 4}));
+  dataset.verify();
+}
+
+TEST_F(ShardTest, OneLabelPerImageIsWrittenAsEver) {
+  EXPECT_EQ(read_file(train_ / "manifest.json", ExitCode::data).find("labels_per_image"), std::string::npos);
+  EXPECT_EQ(h5::File::open(train_ / "shard-00000.h5", ExitCode::data).info("labels").shape, h5::Shape{333});
+  EXPECT_EQ(Dataset::open({train_}, "train").labels_per_image(), 1);
+}
+
+TEST_F(ShardTest, SplitsWithFewerLabelsAreFilledUp) {
+  write_multi_label_split(folder_ / "two", 10, 1, 2);
+  write_multi_label_split(folder_ / "three", 10, 1, 3);
+  Dataset all = Dataset::open({train_, folder_ / "two", folder_ / "three"}, "train");
+  EXPECT_EQ(all.labels_per_image(), 3);
+  EXPECT_EQ(labels_of(all, {1013, 1005, 4}), (std::vector<std::int32_t>{3, 4, 0, 0, 1, -1, 4, -1, -1}));
+}
+
 TEST_F(ShardTest, ReadsMoreShardsThanItKeepsOpen) {
   write_small_split(folder_ / "many", 1000, 300);
   Dataset dataset = Dataset::open({folder_ / "many"}, "train");
@@ -82,13 +115,20 @@ TEST_F(ShardTest, WritesTheSameBytesForTheSameImages) {
 
 TEST_F(ShardTest, RefusesToPackWhatDoesNotFitTogether) {
   const std::vector<std::uint8_t> images(static_cast<std::size_t>(3 * kSmallImage.bytes()));
-  const std::vector<std::uint8_t> labels{0, 1, 5};
-  const auto packing = [&](std::span<const std::uint8_t> some_labels, std::int64_t classes) {
+  const std::vector<std::int32_t> labels{0, 1, 5};
+  const auto packing = [&](std::span<const std::int32_t> some_labels, std::int64_t classes) {
     return data_error_of([&] { write_split(folder_, "x", {kSmallImage, images, some_labels}, classes, {}, 1); });
   };
   EXPECT_TRUE(says(packing(labels, 5), "label 5"));
-  EXPECT_TRUE(says(packing(std::span(labels).first(2), 6), "2 labels, but 3 images"));
+  EXPECT_TRUE(says(packing(std::span(labels).first(2), 6), "labels of 2 images, but 3 images"));
   EXPECT_THROW(write_split(folder_, "x", {kSmallImage, images, labels}, 6, {}, 4), Error);
+  const auto packing_rows = [&](const std::vector<std::int32_t>& rows) {
+    return data_error_of([&] { write_split(folder_, "x", {kSmallImage, images, rows, 2}, 6, {}, 1); });
+  };
+  EXPECT_TRUE(says(packing_rows({0, 1, 2, 3, 4, 4}), "image 2 has the label 4 twice"));
+  EXPECT_TRUE(says(packing_rows({0, 1, 2, 6, 4, 5}), "image 1 has the label 6"));
+  EXPECT_TRUE(says(packing_rows({0, 1, 2, -2, 4, 5}), "image 1 has the label -2"));
+  write_split(folder_, "x", {kSmallImage, images, std::vector<std::int32_t>{0, 1, 1, 0, -1, -1}, 2}, 6, {}, 1);
 }
 
 TEST_F(ShardTest, NoticesAMissingShard) {
@@ -128,6 +168,10 @@ TEST_F(ShardTest, NoticesAManifestThatDisagreesWithItselfOrItsShards) {
   EXPECT_TRUE(says(opening("\"images\": 1000", "\"images\": 1001"), "1001 images"));
   EXPECT_TRUE(says(opening("\"classes\": 5", "\"classes\": 4"), "the label 4"));
   EXPECT_TRUE(says(opening("\"classes\": 5", "\"classes\": \"5\""), "/classes"));
+  const auto labels = [](const char* number) { return std::string("\"classes\": 5, \"labels_per_image\": ") + number; };
+  EXPECT_TRUE(says(opening("\"classes\": 5", labels("0")), "0 labels per image"));
+  EXPECT_TRUE(says(opening("\"classes\": 5", labels("6")), "6 labels per image"));
+  EXPECT_TRUE(says(opening("\"classes\": 5", labels("2")), "labels"));  // its shards have one
   EXPECT_TRUE(says(opening("shard-00001.h5", "shard-00000.h5"), "twice"));
   EXPECT_TRUE(says(opening("shard-00001.h5", "../shard-00001.h5"), "beside their manifest"));
   EXPECT_TRUE(says(opening("[", "[\n    0,"), "image shape"));

@@ -20,6 +20,14 @@ TEST(HostValues, GoThereAndBack) {
   EXPECT_EQ(c128[1].imag(), 0);
 }
 
+TEST(HostValues, AreRoundedToBfloat16Once) {
+  Bf16 bf16[3];
+  const Tensor tensor(bf16, {3}, Dtype::bf16);
+  from_doubles(std::vector<double>{-2.5, 1.0 + 0x1p-8 + 0x1p-40, 0.1}, tensor);
+  EXPECT_EQ(bf16[0].bits, 0xC020);
+  EXPECT_EQ(to_doubles(tensor), (std::vector<double>{-2.5, 1.0078125, 0.10009765625}));
+}
+
 TEST(HostValues, IntegersAreReadAsNumbers) {
   const std::int32_t i32[2] = {-3, 7};
   const std::int64_t i64[2] = {-3, 7};

@@ -28,7 +28,7 @@ class Idx : public ::testing::Test {
   }
   [[nodiscard]] std::string error_of(int dimensions) const {
     try {
-      read_idx(path_, dimensions, ExitCode::data);
+      read_idx(path_, {dimensions}, ExitCode::data);
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ExitCode::data);
       EXPECT_NE(std::string(error.what()).find(path_.string()), std::string::npos) << error.what();
@@ -38,7 +38,7 @@ class Idx : public ::testing::Test {
     return "";
   }
   void expect_images() const {
-    const IdxArray array = read_idx(path_, 3, ExitCode::data);
+    const IdxArray array = read_idx(path_, {3}, ExitCode::data);
     EXPECT_EQ(array.shape, (std::vector<std::int64_t>{2, 2, 3}));
     ASSERT_EQ(array.values.size(), 12U);
     EXPECT_EQ(array.values[7], 7);
@@ -56,7 +56,21 @@ TEST_F(Idx, ReadsPlainAndGzipFiles) {
 
 TEST_F(Idx, ReadsAnEmptyArray) {
   write_plain(std::string{0, 0, 8, 1, 0, 0, 0, 0});
-  EXPECT_TRUE(read_idx(path_, 1, ExitCode::data).values.empty());
+  EXPECT_TRUE(read_idx(path_, {1}, ExitCode::data).values.empty());
+}
+
+TEST_F(Idx, ReadsAnyOfTheNumbersOfDimensionsAskedFor) {
+  write_plain(std::string{0, 0, 8, 1, 0, 0, 0, 1, 7});
+  EXPECT_EQ(read_idx(path_, {1, 2}, ExitCode::data).shape, std::vector<std::int64_t>{1});
+  write_plain(std::string{0, 0, 8, 2, 0, 0, 0, 1, 0, 0, 0, 2, 7, 8});
+  EXPECT_EQ(read_idx(path_, {1, 2}, ExitCode::data).shape, (std::vector<std::int64_t>{1, 2}));
+  write_plain(images());
+  try {
+    read_idx(path_, {1, 2}, ExitCode::data);
+    FAIL() << "three dimensions were read";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("3 dimensions instead of 1 or 2"), std::string::npos) << error.what();
+  }
 }
 
 TEST_F(Idx, RefusesFilesOfAnotherKind) {

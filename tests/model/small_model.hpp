@@ -90,7 +90,7 @@ class SmallModel {
       const MoeActivations& moe = acts.blocks[static_cast<std::size_t>(block)].moe;
       const RouterConfig& r = config.router;
       total += group_scale() * (r.importance_weight * sum(moe.importance) + r.load_weight * sum(moe.load) +
-                                r.gshard_weight * sum(moe.gshard));
+                                r.gshard_weight * sum(moe.gshard) + r.z_weight * sum(moe.z));
     }
     return total;
   }
@@ -109,14 +109,15 @@ class SmallModel {
   }
   /// The batch from image `first` on: images, targets and router noise.
   void fill_batch(std::int64_t first) {
+    acts.random.first_leaf = acts.random.first_source_leaf = first / acts.shape.leaf_images;
     fill_part(acts.images, first * acts.images.elements() / acts.images.shape[0], 1);
     fill_part(acts.targets, first * config.classes, 2);
     std::vector<double> targets = to_doubles(acts.targets);
     for (double& y : targets) y = std::min(1.0, std::abs(y));
     from_doubles(targets, acts.targets);
     for (const std::int64_t block : config.moe_blocks) {
-      fill_part(acts.blocks[static_cast<std::size_t>(block)].moe.noise, first * config.tokens() * config.experts,
-                static_cast<std::uint32_t>(100 + block));
+      const Tensor noise = acts.blocks[static_cast<std::size_t>(block)].moe.noise;
+      fill_part(noise, first * config.tokens() * noise.shape[2], static_cast<std::uint32_t>(100 + block));
     }
   }
 

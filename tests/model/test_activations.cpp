@@ -16,12 +16,16 @@ std::int64_t measured_bytes(const ModelConfig& c, const PassShape& shape) {
 TEST(Activations, AreMeasuredToTheByte) {
   const auto device = make_cpu_device();
   for (const std::int64_t expert_parallel : {1, 2, 4}) {
-    for (const bool backward : {true, false}) {
+    for (const auto& [backward, keep_routing] : {std::pair{true, false}, {false, false}, {false, true}}) {
       for (const std::vector<std::int64_t>& moe : {std::vector<std::int64_t>{}, {1}, {0, 1}}) {
         ModelConfig c = small_config();
         c.moe_blocks = moe;
         c.representation = backward ? 6 : 0;
-        const PassShape shape{.leaves = 2, .leaf_images = 4, .expert_parallel = expert_parallel, .backward = backward};
+        const PassShape shape{.leaves = 2,
+                              .leaf_images = 4,
+                              .expert_parallel = expert_parallel,
+                              .backward = backward,
+                              .keep_routing = keep_routing};
         Arena real("real", *device, measured_bytes(c, shape));
         (void)lay_out_activations(real, Dtype::f32, c, shape);
         EXPECT_EQ(real.bytes(), measured_bytes(c, shape));
@@ -31,16 +35,35 @@ TEST(Activations, AreMeasuredToTheByte) {
   }
 }
 
-TEST(Activations, OfEvaluationDoNotGrowWithTheNumberOfBlocks) {
+TEST(Activations, HoldWhatSeveralLabelsAndMixupNeed) {
+  const auto device = make_cpu_device();
+  const ModelConfig c = small_config();
+  const PassShape shape{.leaves = 2, .leaf_images = 4, .labels = 3, .mixup_images = 2};
+  Arena real("real", *device, measured_bytes(c, shape));
+  const Activations acts = lay_out_activations(real, Dtype::f32, c, shape);
+  EXPECT_EQ(real.bytes(), measured_bytes(c, shape));
+  EXPECT_EQ(acts.labels.shape, (Shape{8, 3}));
+  EXPECT_EQ(acts.mix_weights.shape, (Shape{2, 4, 2}));
+  EXPECT_EQ(acts.unmixed_images.shape, acts.images.shape);
+  EXPECT_EQ(acts.unmixed_targets.shape, acts.targets.shape);
+  EXPECT_LT(measured_bytes(c, {.leaves = 2, .leaf_images = 4, .labels = 3}), measured_bytes(c, shape));
+}
+
+TEST(Activations, OfEvaluationGrowWithTheNumberOfBlocksByWhatIsCountedAlone) {
   ModelConfig c = small_config();
-  const auto bytes = [&c](std::int64_t blocks, bool backward) {
+  const auto bytes = [&c](std::int64_t blocks, bool sparse, bool backward, bool keep_routing = false) {
     c.blocks = blocks;
-    c.moe_blocks = moe_blocks_by_name("every-2", blocks);
-    return measured_bytes(c, {.leaves = 2, .leaf_images = 4, .expert_parallel = 1, .backward = backward});
+    c.moe_blocks = moe_blocks_by_name(sparse ? "every-2" : "none", blocks);
+    return measured_bytes(
+        c, {.leaves = 2, .leaf_images = 4, .expert_parallel = 1, .backward = backward, .keep_routing = keep_routing});
   };
-  EXPECT_EQ(bytes(4, false), bytes(12, false));
-  EXPECT_LT(bytes(4, true), bytes(12, true));
-  EXPECT_LT(bytes(4, false), bytes(4, true));
+  EXPECT_EQ(bytes(4, false, false), bytes(12, false, false));
+  // Seven small tensors for each of the four more sparse blocks, which an arena rounds up.
+  EXPECT_GT(bytes(12, true, false), bytes(4, true, false));
+  EXPECT_LE(bytes(12, true, false), bytes(4, true, false) + 4 * 7 * 64);
+  EXPECT_LT(bytes(12, true, false), bytes(12, true, false, true));
+  EXPECT_LT(bytes(12, true, false, true), bytes(12, true, true));
+  EXPECT_LT(bytes(4, true, true), bytes(12, true, true));
 }
 
 TEST(Activations, SharedByBlocksGiveTheSameLogits) {
@@ -54,8 +77,13 @@ TEST(Activations, SharedByBlocksGiveTheSameLogits) {
   sharing.total_loss(Mode::evaluation);
   EXPECT_EQ(to_doubles(keeping.acts.logits), to_doubles(sharing.acts.logits));
   EXPECT_EQ(to_doubles(keeping.acts.loss), to_doubles(sharing.acts.loss));
-  EXPECT_EQ(keeping.acts.blocks[5].moe.kept.as<std::int64_t>()[0],
-            sharing.acts.blocks[5].moe.kept.as<std::int64_t>()[0]);
+  for (const std::int64_t block : c.moe_blocks) {
+    const MoeActivations& kept = keeping.acts.blocks[static_cast<std::size_t>(block)].moe;
+    const MoeActivations& shared = sharing.acts.blocks[static_cast<std::size_t>(block)].moe;
+    EXPECT_EQ(to_doubles(kept.kept), to_doubles(shared.kept)) << block;
+    EXPECT_EQ(to_doubles(kept.processed), to_doubles(shared.processed)) << block;
+    EXPECT_EQ(to_doubles(kept.importance), to_doubles(shared.importance)) << block;
+  }
 }
 
 }  // namespace

@@ -28,6 +28,17 @@ BackwardCase make(const std::string& name, const std::function<void(BackwardCase
   return made;
 }
 
+void experts_choice(BackwardCase& c) {
+  c.config.router.kind = RouterKind::experts_choice;
+  c.config.router.capacity.factor = 1.0;
+}
+
+void soft(BackwardCase& c) {
+  c.config.router.kind = RouterKind::soft;
+  c.config.router.capacity.factor.reset();
+  c.config.router.capacity.slots = 3;
+}
+
 std::vector<BackwardCase> backward_cases() {
   return {
       make("Dense", [](BackwardCase& c) { c.config.moe_blocks = {}; }),
@@ -58,6 +69,68 @@ std::vector<BackwardCase> backward_cases() {
            }),
       make("Representation", [](BackwardCase& c) { c.config.representation = 6; }),
       make("Sigmoid", [](BackwardCase& c) { c.loss = Loss::sigmoid; }),
+      make("FirstToken", [](BackwardCase& c) { c.config.classifier = Classifier::first; }),
+      make("MeanOfTokens",
+           [](BackwardCase& c) {
+             c.config.classifier = Classifier::gap;
+             c.config.positions = PositionEmbedding::sincos2d;
+           }),
+      make("AttentionPooling",
+           [](BackwardCase& c) {
+             c.config.classifier = Classifier::map;
+             c.config.positions = PositionEmbedding::none;
+             c.config.representation = 6;
+           }),
+      make("AttentionPoolingOfNormalisedHeads",
+           [](BackwardCase& c) {
+             c.config.classifier = Classifier::map;
+             c.config.qk_norm = true;
+             c.leaves = 2;
+           }),
+      make("SincosAndClassToken", [](BackwardCase& c) { c.config.positions = PositionEmbedding::sincos2d; }),
+      make("NormalisedHeads", [](BackwardCase& c) { c.config.qk_norm = true; }),
+      make("Dropouts",
+           [](BackwardCase& c) {
+             c.config.dropout = 0.3;
+             c.config.attention_dropout = 0.4;
+             c.config.expert_dropout = 0.2;
+             c.leaves = 2;
+           }),
+      make("StochasticDepth",
+           [](BackwardCase& c) {
+             c.config.stochastic_depth = 0.5;
+             c.config.moe_blocks = {0};  // so that both kinds of MLP are there; the last block is dropped most
+             c.leaves = 2;
+           }),
+      make("StochasticDepthOfExperts",
+           [](BackwardCase& c) {
+             c.config.stochastic_depth = 0.5;
+             c.config.dropout = 0.1;
+           }),
+      make("ZLoss", [](BackwardCase& c) { c.config.router.z_weight = 0.5; }),
+      make("NormalisedGates",
+           [](BackwardCase& c) {
+             c.config.router.normalize_gates = true;
+             c.config.router.capacity.factor = 0.6;
+             c.drops = true;
+           }),
+      make("ExpertsChoice", experts_choice),
+      make("ExpertsChoiceOfTwoLeavesNormalised",
+           [](BackwardCase& c) {
+             experts_choice(c);
+             c.config.router.normalize_gates = true;
+             c.config.router.capacity.factor = 1.3;
+             c.leaves = 2;
+           }),
+      make("SoftMoe", soft),
+      make("SoftMoeOfTwoLeavesWithoutNoise",
+           [](BackwardCase& c) {
+             soft(c);
+             c.config.router.noise_std = 0;
+             c.config.expert_dropout = 0.2;
+             c.config.stochastic_depth = 0.3;
+             c.leaves = 2;
+           }),
       make("TwoLeaves", [](BackwardCase& c) { c.leaves = 2; }),
       make("TwoLeavesDropsSigmoidRepresentation",
            [](BackwardCase& c) {
@@ -140,9 +213,19 @@ TEST_P(WholeBackward, IsTheDerivativeByOneEntryOfEveryTensor) {
 INSTANTIATE_TEST_SUITE_P(Models, WholeBackward, ::testing::ValuesIn(backward_cases()),
                          [](const auto& of) { return of.param.name; });
 
-TEST(Leaves, TwoLeavesOfAPassAreTwoPassesOfOneLeaf) {
+class Leaves : public ::testing::TestWithParam<RouterKind> {};
+INSTANTIATE_TEST_SUITE_P(Routers, Leaves,
+                         ::testing::Values(RouterKind::top_k, RouterKind::experts_choice, RouterKind::soft));
+
+TEST_P(Leaves, TwoOfAPassAreTwoPassesOfOneLeaf) {
   ModelConfig config = small_config();
+  config.router.kind = GetParam();
   config.router.capacity.factor = 0.6;
+  config.router.order = GetParam() == RouterKind::top_k ? TokenOrder::random : TokenOrder::vanilla;
+  config.dropout = 0.2;
+  config.attention_dropout = 0.1;
+  config.expert_dropout = 0.3;
+  config.stochastic_depth = 0.3;
   SmallModel both(config, Dtype::f64, 2, 4);
   both.total_loss();
   both.backward();

@@ -1,9 +1,9 @@
-// Capacities, block lists, parameter counts and FLOPs of the paper's models. [V-MoE, V-MoE tests]
+// Capacities, block lists and sizes. The paper's models, cell by cell, are in tests/train/test_presets.cpp, FLOPs in
+// test_planner.cpp. [V-MoE, V-MoE tests]
 
 #include <gtest/gtest.h>
 
 #include "model/config.hpp"
-#include "model/params.hpp"
 
 namespace vitrail {
 namespace {
@@ -143,96 +143,9 @@ TEST(MoeBlocks, OfOtherNamesAreRefused) {
 
 // --- sizes -----------------------------------------------------------------------------------------------------------
 
-ModelConfig backbone(const std::string& name) {
-  ModelConfig c;
-  const auto set = [&c](std::int64_t width, std::int64_t mlp_width, std::int64_t heads, std::int64_t blocks) {
-    c.width = width;
-    c.mlp_width = mlp_width;
-    c.heads = heads;
-    c.blocks = blocks;
-  };
-  switch (name[0]) {
-    case 'S':
-      set(512, 2048, 8, 8);
-      break;
-    case 'B':
-      set(768, 3072, 12, 12);
-      break;
-    case 'L':
-      set(1024, 4096, 16, 24);
-      break;
-    case 'H':
-      set(1280, 5120, 16, 32);
-      break;
-    default:
-      set(1408, 6400, 16, 48);
-  }
-  c.patch_rows = c.patch_columns = std::stoll(name.substr(2));
-  c.experts = 32;
-  return c;
-}
-
-ModelConfig paper_model(const std::string& name, const std::string& moe) {
-  ModelConfig c = backbone(name);
-  c.classes = 18291;
-  c.representation = c.width;
-  c.moe_blocks = moe_blocks_by_name(moe, c.blocks);
-  return c;
-}
-
-std::int64_t count(const ModelConfig& c) { return parameter_count(parameter_table(c)); }
-
-TEST(ParameterCount, OfDenseModelsIsThePublishedOne) {
-  EXPECT_EQ(count(backbone("B/16")), 86567656);
-  EXPECT_EQ(count(backbone("B/32")), 88224232);
-  EXPECT_EQ(count(backbone("L/16")), 304326632);
-  EXPECT_EQ(count(backbone("L/32")), 306535400);
-  EXPECT_EQ(count(backbone("H/14")), 632045800);
-}
-
-TEST(ParameterCount, OfSparseModelsIsThePapers) {
-  EXPECT_EQ(count(paper_model("B/16", "every-2")), 978974835);
-  const auto millions = [](const ModelConfig& c) { return std::round(static_cast<double>(count(c)) / 1e5) / 10; };
-  EXPECT_EQ(millions(paper_model("S/32", "last-2")), 166.7);
-  EXPECT_EQ(millions(paper_model("S/32", "every-2")), 296.9);
-  EXPECT_EQ(millions(paper_model("B/32", "every-2")), 980.6);
-  EXPECT_EQ(millions(paper_model("L/16", "every-2")), 3446.0);
-  EXPECT_EQ(millions(paper_model("H/14", "last-5")), 2688.6);
-  EXPECT_EQ(millions(paper_model("H/14", "every-2")), 7160.8);
-  ModelConfig largest = paper_model("G/14", "every-2");
-  largest.classes = 29593;
-  EXPECT_EQ(millions(largest), 14707.1);
-}
-
-TEST(ParameterCount, OfReleasedCheckpointsIsTheirs) {
-  ModelConfig small = backbone("S/32");
-  small.experts = 8;
-  small.representation = 512;
-  small.moe_blocks = moe_blocks_by_name("last-2", 8);
-  EXPECT_EQ(count(small), 56999400);
-  small.representation = 0;
-  small.image_height = small.image_width = 384;
-  EXPECT_EQ(count(small), 56785384);
-  ModelConfig base = backbone("B/16");
-  base.experts = 8;
-  base.classes = 21843;
-  base.moe_blocks = moe_blocks_by_name("every-2", 12);
-  EXPECT_EQ(count(base), 300974931);
-}
-
-TEST(ForwardFlops, AreThoseOfTheSpecificationsTable) {
-  const auto giga = [](const ModelConfig& c) { return std::round(forward_flops_per_image(c) / 1e7) / 100; };
-  EXPECT_EQ(giga(paper_model("S/32", "none")), 2.73);
-  EXPECT_EQ(giga(paper_model("S/32", "every-2")), 3.66);
-  EXPECT_EQ(giga(paper_model("B/32", "last-2")), 9.89);
-  EXPECT_EQ(giga(paper_model("B/16", "every-2")), 47.48);
-  EXPECT_EQ(giga(paper_model("L/16", "every-2")), 166.93);
-  EXPECT_EQ(giga(paper_model("H/14", "last-5")), 371.80);
-  EXPECT_EQ(giga(paper_model("H/14", "every-2")), 453.55);
-}
-
 TEST(Tokens, AreWholePatchesAndTheClassToken) {
-  ModelConfig c = backbone("H/14");
+  ModelConfig c;
+  c.patch_rows = c.patch_columns = 14;
   EXPECT_EQ(c.tokens(), 257);
   c.image_height = c.image_width = 384;  // no multiple of 14: the border is left out
   EXPECT_EQ(c.tokens(), 730);
@@ -243,7 +156,7 @@ TEST(Tokens, AreWholePatchesAndTheClassToken) {
 
 TEST(ModelConfig, RefusesWhatCannotBe) {
   const auto refuses = [](const auto& change, const std::string& part) {
-    ModelConfig c = backbone("S/32");
+    ModelConfig c;
     c.moe_blocks = {5, 7};
     c.check();
     change(c);
@@ -253,11 +166,56 @@ TEST(ModelConfig, RefusesWhatCannotBe) {
   refuses([](ModelConfig& c) { c.heads = 7; }, "not divisible by 7 heads");
   refuses([](ModelConfig& c) { c.moe_blocks = {8}; }, "MoE block 8");
   refuses([](ModelConfig& c) { c.moe_blocks = {3, 3}; }, "ascend");
-  refuses([](ModelConfig& c) { c.router.selected = 33; }, "33 experts per token");
+  refuses([](ModelConfig& c) { c.router.selected = 9; }, "9 experts per token");
   refuses([](ModelConfig& c) { c.router.selected = 0; }, "0 experts per token");
   refuses([](ModelConfig& c) { c.router.noise_std = -1; }, "noise_std");
   refuses([](ModelConfig& c) { c.router.capacity.factor = 0; }, "capacity factor");
   refuses([](ModelConfig& c) { c.classes = 0; }, "classes");
+  refuses([](ModelConfig& c) { c.dropout = 1; }, "--dropout 1");
+  refuses([](ModelConfig& c) { c.attention_dropout = -0.1; }, "--attention-dropout");
+  refuses([](ModelConfig& c) { c.expert_dropout = std::nan(""); }, "--expert-dropout");
+  refuses([](ModelConfig& c) { c.stochastic_depth = 1.5; }, "--stochastic-depth");
+  refuses([](ModelConfig& c) { c.router.z_weight = -1; }, "--z-weight");
+  refuses([](ModelConfig& c) { c.router.random_blocks = {5, 6}; }, "block 6");
+  refuses(
+      [](ModelConfig& c) {
+        c.positions = PositionEmbedding::sincos2d;
+        c.width = 510;
+        c.heads = 1;
+      },
+      "sincos2d");
+  refuses(
+      [](ModelConfig& c) {
+        c.router.kind = RouterKind::experts_choice;
+        c.router.capacity.factor = 33;
+      },
+      "cannot choose a token twice");
+  refuses(
+      [](ModelConfig& c) {
+        c.router.kind = RouterKind::experts_choice;
+        c.router.order = TokenOrder::prioritized;
+      },
+      "--token-order");
+  refuses(
+      [](ModelConfig& c) {
+        c.router.kind = RouterKind::soft;
+        c.router.normalize_gates = true;
+      },
+      "--router soft");
+}
+
+TEST(Slots, OfExpertsChoiceAndSoftMoeKnowNoK) {
+  ModelConfig c = backbone("S/32");
+  c.moe_blocks = {5, 7};
+  c.router.capacity.factor = 1.0;
+  EXPECT_EQ(c.slots(), 28) << "8 images of 50 tokens, K = 2 choices, 32 experts: 25, up to a multiple of 4";
+  EXPECT_EQ(c.choices(), 2);
+  c.router.kind = RouterKind::experts_choice;
+  EXPECT_EQ(c.slots(), 16) << "12.5 up";
+  EXPECT_EQ(c.choices(), 32);
+  c.router.kind = RouterKind::soft;
+  EXPECT_EQ(c.slots(), 12) << "half to even, no multiple";
+  EXPECT_EQ(c.choices(), 1);
 }
 
 }  // namespace

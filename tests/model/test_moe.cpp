@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/bf16.hpp"
 #include "tests/model/small_model.hpp"
 
 namespace vitrail::testing {
@@ -104,11 +105,82 @@ TEST_F(AddingExperts, DropTheLastItemsOfAGroupWhenOneSlotIsLeft) {
   EXPECT_EQ(tight.acts.blocks[0].moe.assigned.as<std::int64_t>()[0], 16);
 }
 
+double rounded(double x) { return round_to_bf16(x); }
+
+TEST(Bf16Exchange, RoundsRowsAndOutputsAlsoWhenNothingLeavesTheRank) {
+  ModelConfig config = small_config();
+  SmallModel plain(config, Dtype::f64, 1, 4);
+  config.router.exchange_bf16 = true;
+  SmallModel model(config, Dtype::f64, 1, 4);
+  plain.total_loss();
+  model.total_loss();
+  const MoeActivations& moe = model.acts.blocks[1].moe;
+  const std::vector<double> exact = to_doubles(plain.acts.blocks[1].moe.expert_x);
+  const std::vector<double> sent = to_doubles(moe.expert_x);
+  bool any = false;
+  for (std::size_t i = 0; i < sent.size(); ++i) {
+    ASSERT_EQ(sent[i], rounded(exact[i]));
+    any = any || sent[i] != exact[i];
+  }
+  EXPECT_TRUE(any) << "nothing had to be rounded";
+  for (const double o : to_doubles(moe.o)) ASSERT_EQ(o, rounded(o));
+  EXPECT_EQ(to_doubles(moe.gate), to_doubles(plain.acts.blocks[1].moe.gate)) << "gates do not travel";
+  model.backward();
+  for (const double d : to_doubles(model.acts.scratch.rows_home)) ASSERT_EQ(d, rounded(d));
+}
+
+TEST(RandomChoices, KeepTheGatesOfATokenAndLoseItsExperts) {
+  ModelConfig config = small_config();
+  SmallModel plain(config, Dtype::f64, 1, 4);
+  config.router.random_blocks = {1};
+  SmallModel model(config, Dtype::f64, 1, 4);
+  plain.total_loss(Mode::evaluation);
+  model.total_loss(Mode::evaluation);
+  const MoeActivations& before = plain.acts.blocks[1].moe;
+  const MoeActivations& after = model.acts.blocks[1].moe;
+  const std::vector<double> a = to_doubles(before.gate);
+  const std::vector<double> b = to_doubles(after.gate);
+  for (std::size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-14);
+  EXPECT_NE(to_doubles(before.selected), to_doubles(after.selected));
+  EXPECT_THROW(model.total_loss(Mode::training), Error) << "they have no gradient";
+}
+
+TEST(ExpertsChoice, FillsEverySlotAndHasNoLosses) {
+  ModelConfig config = small_config();
+  config.router.kind = RouterKind::experts_choice;
+  config.router.capacity.factor = 1.0;
+  SmallModel model(config, Dtype::f64, 1, 4);
+  model.total_loss();
+  const MoeActivations& moe = model.acts.blocks[1].moe;
+  for (std::int64_t e = 0; e < 4; ++e) EXPECT_EQ(moe.kept.as<std::int64_t>()[e], 2 * config.slots());
+  for (const double source : to_doubles(moe.source)) EXPECT_GE(source, 0);
+  for (const Tensor& loss : {moe.importance, moe.load, moe.gshard, moe.z}) EXPECT_EQ(to_doubles(loss)[0], 0);
+}
+
+TEST(SoftMoe, GivesEveryTokenAMeanOfAllExperts) {
+  ModelConfig config = small_config();
+  config.router.kind = RouterKind::soft;
+  config.router.noise_std = 0;
+  SmallModel model(config, Dtype::f64, 2, 2);
+  const VitMoeParams params = bind_params(model.config, model.table, model.parameters.tensors);
+  // Experts that give the same for every row: their second layer is a bias alone.
+  const BlockParams& block = params.blocks[1];
+  from_doubles(std::vector<double>(static_cast<std::size_t>(block.mlp1.w.elements()), 0.0), block.mlp1.w);
+  std::vector<double> bias(static_cast<std::size_t>(block.mlp1.b.elements()), 2.5);
+  from_doubles(bias, block.mlp1.b);
+  model.total_loss();
+  const std::vector<double> x = to_doubles(model.acts.blocks[1].x);
+  const std::vector<double> residual = to_doubles(model.acts.blocks[1].middle);
+  for (std::size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(x[i] - residual[i], 2.5, 1e-13) << i;
+}
+
 TEST(Router, NoiseChangesTheGatesButNotTheImportance) {
   SmallModel one(small_config(), Dtype::f64, 1, 4);
   SmallModel other(small_config(), Dtype::f64, 1, 4);
-  draw_router_noise(*one.ops, one.config, 1, 0, 0, one.acts);
-  draw_router_noise(*other.ops, other.config, 2, 0, 0, other.acts);
+  one.acts.random.seed = 1;
+  other.acts.random.seed = 2;
+  draw_router_noise(*one.ops, one.config, one.acts);
+  draw_router_noise(*other.ops, other.config, other.acts);
   one.total_loss();
   other.total_loss();
   const MoeActivations& a = one.acts.blocks[1].moe;

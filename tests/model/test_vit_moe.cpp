@@ -44,8 +44,10 @@ TEST(VitMoe, AnImageDoesNotFeelOtherGroups) {
 TEST(RouterNoise, IsThatOfTheTokenWhereverItIsComputed) {
   SmallModel whole(small_config(), Dtype::f64, 1, 4);
   SmallModel later(small_config(), Dtype::f64, 1, 2);
-  draw_router_noise(*whole.ops, whole.config, 9, 3, 0, whole.acts);
-  draw_router_noise(*later.ops, later.config, 9, 3, 2 * whole.config.tokens(), later.acts);
+  whole.acts.random = {.seed = 9, .step = 3, .first_leaf = 0};
+  later.acts.random = {.seed = 9, .step = 3, .first_leaf = 1};
+  draw_router_noise(*whole.ops, whole.config, whole.acts);
+  draw_router_noise(*later.ops, later.config, later.acts);
   const std::vector<double> all = to_doubles(whole.acts.blocks[1].moe.noise);
   const std::vector<double> half = to_doubles(later.acts.blocks[1].moe.noise);
   EXPECT_TRUE(std::equal(half.begin(), half.end(), all.begin() + static_cast<std::ptrdiff_t>(half.size()), all.end()));
@@ -56,7 +58,8 @@ TEST(RouterNoise, DiffersBetweenBlocksStepsAndSeeds) {
   c.moe_blocks = {0, 1};
   SmallModel model(c, Dtype::f64, 1, 4);
   const auto drawn = [&](std::uint64_t seed, std::uint64_t step, std::size_t block) {
-    draw_router_noise(*model.ops, c, seed, step, 0, model.acts);
+    model.acts.random = {.seed = seed, .step = step};
+    draw_router_noise(*model.ops, c, model.acts);
     return to_doubles(model.acts.blocks[block].moe.noise);
   };
   const std::vector<double> noise = drawn(1, 1, 0);

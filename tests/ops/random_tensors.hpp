@@ -69,9 +69,9 @@ class OwnedTensor {
       case Dtype::u8:
         return as<std::uint8_t>()[i];
       case Dtype::bf16:
-        break;
+        return static_cast<double>(to_float(as<Bf16>()[i]));
     }
-    fail(ExitCode::other, {"a test tensor of bf16", "not supported", ""});
+    fail(ExitCode::other, {"a test tensor of an unknown dtype", "not supported", ""});
   }
   /// NaN becomes the garbage integer in an integer tensor.
   void set(std::int64_t i, double value) {
@@ -96,9 +96,9 @@ class OwnedTensor {
         as<std::uint8_t>()[i] = garbage ? std::uint8_t{0xB3} : static_cast<std::uint8_t>(value);
         return;
       case Dtype::bf16:
-        break;
+        as<Bf16>()[i] = to_bf16(value);
+        return;
     }
-    fail(ExitCode::other, {"a test tensor of bf16", "not supported", ""});
   }
 
   /// The same numbers in another dtype.

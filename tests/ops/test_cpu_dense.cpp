@@ -65,8 +65,9 @@ VerbCase linear_backward_case(const Sizes& s, bool dx, bool residual, bool in_pl
           }};
 }
 
-VerbCase mlp_case(const Sizes& s, bool residual, bool in_place) {
-  return {name_of_case("mlp", s) + (residual ? "_residual" : "") + (in_place ? "_in_place" : ""),
+VerbCase mlp_case(const Sizes& s, bool residual, bool in_place, bool masked) {
+  return {name_of_case("mlp", s) + (residual ? "_residual" : "") + (in_place ? "_in_place" : "") +
+              (masked ? "_masked" : ""),
           [=](Ops& ops) -> std::vector<OwnedTensor> {
             const Dtype real = ops.real();
             const Shape narrow{s.leaves, s.experts, s.rows, s.in};
@@ -78,11 +79,13 @@ VerbCase mlp_case(const Sizes& s, bool residual, bool in_place) {
             const auto b2 = random_tensor(real, {s.experts, s.in}, 5);
             const auto start = random_tensor(real, narrow, 6);
             const auto dy = random_tensor(real, narrow, 7);
+            const auto mask = random_tensor(real, wide, 8);
             OwnedTensor y = in_place ? start : OwnedTensor(real, narrow);
             OwnedTensor u(real, wide), h(real, wide), du(real, wide);
             MlpForward forward{.x = x, .w1 = w1, .b1 = b1, .w2 = w2, .b2 = b2, .residual = {}, .u = u, .h = h, .y = y};
             if (residual) forward.residual = start;
             if (in_place) forward.residual = forward.y;
+            if (masked) forward.hidden_mask = mask;
             ops.mlp_forward(forward);
             OwnedTensor fresh(real, wide), dx(real, narrow), dw1(real, {s.experts, s.in, s.out}),
                 db1(real, {s.experts, s.out}), dw2(real, {s.experts, s.out, s.in}), db2(real, {s.experts, s.in});
@@ -91,6 +94,7 @@ VerbCase mlp_case(const Sizes& s, bool residual, bool in_place) {
                               .u = u,
                               .w1 = w1,
                               .w2 = w2,
+                              .hidden_mask = forward.hidden_mask,
                               .h = fresh,
                               .du = du,
                               .dx = dx,
@@ -150,8 +154,9 @@ std::vector<VerbCase> dense_cases() {
     cases.push_back(linear_backward_case(s, true, false, false, false));
     cases.push_back(linear_backward_case(s, true, true, false, true));
     cases.push_back(linear_backward_case(s, true, true, true, true));
-    cases.push_back(mlp_case(s, false, false));
-    cases.push_back(mlp_case(s, true, true));
+    cases.push_back(mlp_case(s, false, false, false));
+    cases.push_back(mlp_case(s, true, true, false));
+    cases.push_back(mlp_case(s, true, false, true));
     if (s.experts == 1) cases.push_back(qkv_case(s));
   }
   return cases;

@@ -9,7 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "base/philox.hpp"
-#include "ops/cpu/dense_kernels.hpp"
+#include "ops/cpu/elementwise_kernels.hpp"
 #include "ops/cpu/gemm.hpp"
 #include "ops/cpu/workspace.hpp"
 
@@ -27,7 +27,7 @@ std::uint32_t rounded_bits(float x) {
   const std::vector<float> from(kRun, x);
   std::vector<Bf16> halves(kRun + 1, Bf16{0xABCD});
   std::vector<float> floats(kRun + 1, 7.0F);
-  round_run(from.data(), halves.data(), kRun);
+  to_bf16_run(from.data(), halves.data(), kRun);
   round_run(from.data(), floats.data(), kRun);
   EXPECT_EQ(halves[kRun].bits, 0xABCD) << "wrote past the end";
   EXPECT_EQ(floats[kRun], 7.0F) << "wrote past the end";

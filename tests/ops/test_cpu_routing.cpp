@@ -1,7 +1,11 @@
-// Calls of the router's verbs for test_cpu_ops.cpp.
+// Calls of the router's verbs for test_cpu_ops.cpp; and their bits, which depend on one group alone.
+
+#include <algorithm>
+#include <cmath>
 
 #include <gtest/gtest.h>
 
+#include "tests/ops/leaf_parts.hpp"
 #include "tests/ops/verb_cases.hpp"
 
 namespace vitrail::testing {
@@ -21,10 +25,12 @@ struct Options {
   TokenOrder order = TokenOrder::vanilla;
 };
 
+constexpr const char* kOrderNames[] = {"", "_prioritized", "_prioritized_sum", "_reversed", "_random"};
+
 // The whole life of a batch in a sparse layer: what one verb makes is the input of the next.
 VerbCase router_case(const Sizes& s, const Options& o) {
-  const std::string options = std::string(o.noise ? "_noise" : "") + (o.masked ? "_masked" : "") +
-                              (o.order == TokenOrder::prioritized ? "_prioritized" : "");
+  const std::string options =
+      std::string(o.noise ? "_noise" : "") + (o.masked ? "_masked" : "") + kOrderNames[static_cast<int>(o.order)];
   return {case_name("router", {s.leaves, s.groups, s.tokens, s.experts, s.choices}) + options,
           [=](Ops& ops) -> std::vector<OwnedTensor> {
             const Dtype real = ops.real();
@@ -46,6 +52,7 @@ VerbCase router_case(const Sizes& s, const Options& o) {
                             .noise_std = sigma,
                             .valid = {},
                             .order = o.order,
+                            .draw = {.seed = 5, .step = 7, .layer = 3, .first_token = 1000},
                             .gates_clean = clean,
                             .gates = gates,
                             .selected = selected,
@@ -83,6 +90,91 @@ VerbCase router_case(const Sizes& s, const Options& o) {
             backward.dlogits = plain;
             ops.router_backward(backward);
             return {selected, slot, clean, gates, gate, importance, load, gshard, z, dlogits, plain};
+          }};
+}
+
+// Experts choose, with logits and with the gates as they are.
+VerbCase choice_case(const Sizes& s, const Options& o) {
+  return {case_name("choice", {s.leaves, s.groups, s.tokens, s.experts, s.capacity}) + (o.noise ? "_noise" : "") +
+              (o.masked ? "_masked" : ""),
+          [=](Ops& ops) -> std::vector<OwnedTensor> {
+            const Dtype real = ops.real();
+            const Shape shape{s.leaves * s.groups, s.tokens, s.experts};
+            const auto logits = random_tensor(real, shape, 1, 0.5), noise = random_tensor(real, shape, 2);
+            auto given = random_integers(real, shape, 3, 4);  // many ties
+            const auto valid = random_integers(Dtype::u8, {s.leaves * s.groups, s.tokens}, 4, 4);
+            OwnedTensor clean(real, shape), gates(real, shape), selected(Dtype::i32, shape), slot(Dtype::i32, shape),
+                other_selected(Dtype::i32, shape), other_slot(Dtype::i32, shape);
+            RouteExpertsChoice route{.logits = logits,
+                                     .noise = {},
+                                     .noise_std = 0.3,
+                                     .valid = {},
+                                     .capacity = std::min(s.capacity, s.tokens),
+                                     .gates_clean = clean,
+                                     .gates = gates,
+                                     .selected = selected,
+                                     .slot = slot};
+            if (o.noise) route.noise = noise;
+            if (o.masked) route.valid = valid;
+            ops.route_experts_choice(route);
+            route.logits = route.noise = ConstTensor();
+            route.gates_clean = Tensor();
+            route.gates = given;
+            route.selected = other_selected;
+            route.slot = other_slot;
+            ops.route_experts_choice(route);
+            return {clean, gates, selected, slot, other_selected, other_slot};
+          }};
+}
+
+// Choices that were made elsewhere, and experts in random order.
+VerbCase given_case(const Sizes& s) {
+  return {case_name("given", {s.leaves, s.groups, s.tokens, s.experts, s.choices}),
+          [=](Ops& ops) -> std::vector<OwnedTensor> {
+            const Dtype real = ops.real();
+            const std::int64_t groups = s.leaves * s.groups;
+            const Shape shape{groups, s.tokens, s.experts}, chosen{groups, s.tokens, s.choices};
+            const auto logits = random_tensor(real, shape, 1, 0.5), noise = random_tensor(real, shape, 2);
+            const auto selected = random_integers(Dtype::i32, chosen, 3, s.experts);
+            OwnedTensor clean(real, shape), gates(real, shape), gate(real, chosen), quiet(real, shape),
+                shuffled(real, shape);
+            RouteAsGiven route{.logits = logits,
+                               .noise = noise,
+                               .noise_std = 0.3,
+                               .selected = selected,
+                               .gates_clean = clean,
+                               .gates = gates,
+                               .gate = gate};
+            ops.route_as_given(route);
+            const OwnedTensor noisy = gate;
+            route.noise = ConstTensor();
+            route.gates = quiet;
+            ops.route_as_given(route);
+            const Shape flat{groups * s.tokens, s.experts};
+            ops.shuffle_experts({.x = logits.view().view(flat),
+                                 .draw = {.seed = 5, .step = 7, .layer = 3, .first_token = 1000},
+                                 .y = shuffled.view().view(flat)});
+            return {clean, gates, noisy, quiet, gate, shuffled};
+          }};
+}
+
+VerbCase normalize_case(const Sizes& s) {
+  return {case_name("normalized", {s.leaves, s.groups, s.tokens, s.choices}),
+          [=](Ops& ops) -> std::vector<OwnedTensor> {
+            const Shape shape{s.leaves * s.groups * s.tokens, s.choices};
+            auto gate = random_tensor(ops.real(), shape, 1), row = random_integers(Dtype::i32, shape, 2, 4);
+            for (std::int64_t i = 0; i < gate.elements(); ++i) {
+              gate.set(i, i % 7 == 3 ? 0.0 : 0.25 + std::abs(gate.get(i)));  // here and there nothing but zeros
+              row.set(i, row.get(i) - 1.0);
+            }
+            const auto dy = random_tensor(ops.real(), shape, 3);
+            OwnedTensor y(ops.real(), shape), dgate(ops.real(), shape), in_place = dy;
+            ops.normalize_gates_forward({.gate = gate, .row = row, .y = y});
+            NormalizeGatesBackward backward{.dy = dy, .gate = gate, .row = row, .y = y, .dgate = dgate};
+            ops.normalize_gates_backward(backward);
+            backward.dy = backward.dgate = in_place;
+            ops.normalize_gates_backward(backward);
+            return {y, dgate, in_place};
           }};
 }
 
@@ -148,10 +240,71 @@ std::vector<VerbCase> routing_cases() {
     cases.push_back(router_case(s, {.noise = true, .masked = true}));
     cases.push_back(router_case(s, {.noise = true, .masked = true, .order = TokenOrder::prioritized}));
     cases.push_back(router_case(s, {.noise = false, .masked = false, .order = TokenOrder::prioritized}));
+    // The sum of all gates is 1, and only round-off would order it.
+    if (s.choices < s.experts || s.experts == 1)
+      cases.push_back(router_case(s, {.noise = true, .masked = true, .order = TokenOrder::prioritized_sum}));
+    cases.push_back(router_case(s, {.noise = true, .masked = true, .order = TokenOrder::reversed}));
+    cases.push_back(router_case(s, {.noise = true, .masked = true, .order = TokenOrder::random}));
+    cases.push_back(choice_case(s, {}));
+    cases.push_back(choice_case(s, {.noise = false, .masked = true}));
+    cases.push_back(given_case(s));
+    cases.push_back(normalize_case(s));
     cases.push_back(rows_case(s, false));
     cases.push_back(rows_case(s, true));
   }
   return cases;
+}
+
+// A group's choices are the same alone and beside others.
+TEST(CpuRouterBits, OfAGroupDoNotDependOnTheOtherGroups) {
+  const auto ops = make_cpu_ops(2);
+  const std::int64_t groups = 6, tokens = 45, experts = 11, choices = 3;
+  const auto logits = random_tensor(Dtype::f32, {groups, tokens, experts}, 1, 0.5);
+  const auto noise = random_tensor(Dtype::f32, {groups, tokens, experts}, 2);
+  const auto run = [&](std::int64_t first, std::int64_t count, TokenOrder order) {
+    const auto z = part(logits, 0, first, count), some_noise = part(noise, 0, first, count);
+    const Shape chosen{count, tokens, choices};
+    OwnedTensor clean(Dtype::f32, z.shape()), gates(Dtype::f32, z.shape()), selected(Dtype::i32, chosen),
+        slot(Dtype::i32, chosen), gate(Dtype::f32, chosen), all(Dtype::i32, z.shape()), taken(Dtype::i32, z.shape()),
+        shuffled(Dtype::f32, z.shape());
+    const RouterDraw draw{
+        .seed = 5, .step = 7, .layer = 3, .first_token = static_cast<std::uint64_t>(1000 + first * tokens)};
+    ops->route_top_k({.logits = z,
+                      .noise = some_noise,
+                      .noise_std = 0.1,
+                      .valid = {},
+                      .order = order,
+                      .draw = draw,
+                      .gates_clean = clean,
+                      .gates = gates,
+                      .selected = selected,
+                      .slot = slot,
+                      .gate = gate});
+    ops->route_experts_choice({.logits = z,
+                               .noise = some_noise,
+                               .noise_std = 0.1,
+                               .valid = {},
+                               .capacity = 9,
+                               .gates_clean = clean,
+                               .gates = gates,
+                               .selected = all,
+                               .slot = taken});
+    ops->shuffle_experts({.x = z.view().view({count * tokens, experts}),
+                          .draw = draw,
+                          .y = shuffled.view().view({count * tokens, experts})});
+    return std::vector<OwnedTensor>{clean, gates, selected, slot, gate, taken, shuffled};
+  };
+  for (const TokenOrder order : {TokenOrder::vanilla, TokenOrder::prioritized, TokenOrder::prioritized_sum,
+                                 TokenOrder::reversed, TokenOrder::random}) {
+    const auto together = run(0, groups, order);
+    for (const std::int64_t count : {1, 2, 3}) {
+      for (std::int64_t first = 0; first < groups; first += count) {
+        const auto some = run(first, count, order);
+        for (std::size_t i = 0; i < some.size(); ++i)
+          EXPECT_TRUE(same_bits(part(together[i], 0, first, count), some[i])) << "output " << i << ", group " << first;
+      }
+    }
+  }
 }
 
 }  // namespace vitrail::testing

@@ -49,8 +49,9 @@ VerbCase embed_case(std::int64_t leaves, std::int64_t images, std::int64_t patch
 
 enum class Alias { none, dresidual, dy };
 
-VerbCase layernorm_case(std::int64_t leaves, std::int64_t rows, std::int64_t width, bool residual, Alias alias) {
-  const std::string options = std::string(residual ? "_residual" : "") +
+VerbCase layernorm_case(std::int64_t leaves, std::int64_t rows, std::int64_t width, bool residual, Alias alias,
+                        bool with_bias = true) {
+  const std::string options = std::string(residual ? "_residual" : "") + (with_bias ? "" : "_no_bias") +
                               (alias == Alias::dresidual ? "_over_dresidual" : "") +
                               (alias == Alias::dy ? "_over_dy" : "");
   return {case_name("layernorm", {leaves, rows, width}) + options, [=](Ops& ops) -> std::vector<OwnedTensor> {
@@ -63,7 +64,9 @@ VerbCase layernorm_case(std::int64_t leaves, std::int64_t rows, std::int64_t wid
             const auto dy = random_tensor(real, shape, 4);
             const auto dresidual = random_tensor(real, shape, 5);
             OwnedTensor y(real, shape), mean(real, {leaves, rows}), rstd(real, {leaves, rows});
-            ops.layernorm_forward({.x = x, .scale = scale, .bias = bias, .y = y, .mean = mean, .rstd = rstd});
+            LayernormForward forward{.x = x, .scale = scale, .bias = {}, .y = y, .mean = mean, .rstd = rstd};
+            if (with_bias) forward.bias = bias;
+            ops.layernorm_forward(forward);
             OwnedTensor dx(real, shape), dscale(real, {width}), dbias(real, {width});
             if (alias == Alias::dresidual) dx = dresidual;
             if (alias == Alias::dy) dx = dy;
@@ -75,31 +78,68 @@ VerbCase layernorm_case(std::int64_t leaves, std::int64_t rows, std::int64_t wid
                                        .dresidual = {},
                                        .dx = dx,
                                        .dscale = dscale,
-                                       .dbias = dbias};
+                                       .dbias = {}};
+            if (with_bias) backward.dbias = dbias;
             if (residual) backward.dresidual = dresidual;
             if (alias == Alias::dresidual) backward.dresidual = backward.dx;
             if (alias == Alias::dy) backward.dy = backward.dx;
             ops.layernorm_backward(backward);
-            return {y, mean, rstd, dx, dscale, dbias};
+            std::vector<OwnedTensor> outputs{y, mean, rstd, dx, dscale};
+            if (with_bias) outputs.push_back(dbias);
+            return outputs;
           }};
 }
 
-VerbCase attention_case(std::int64_t leaves, std::int64_t images, std::int64_t tokens, std::int64_t heads,
-                        std::int64_t width, double scale) {
-  return {case_name("attention", {leaves, images, tokens, heads, width}) + (scale > 2.0 ? "_sharp" : ""),
+struct AttentionSizes {
+  std::int64_t leaves, images, queries, tokens, heads, width;
+};
+VerbCase attention_case(const AttentionSizes& s, double scale = 1.0, double rate = 0.0) {
+  const std::string options = (scale > 2.0 ? "_sharp" : "") + (rate > 0 ? text("_dropout_", 100 * rate) : "");
+  return {case_name("attention", {s.leaves, s.images, s.queries, s.tokens, s.heads, s.width}) + options,
           [=](Ops& ops) -> std::vector<OwnedTensor> {
             const Dtype real = ops.real();
-            const Shape shape{leaves, images, tokens, heads, width};
-            const auto q = random_tensor(real, shape, 1, scale);
-            const auto k = random_tensor(real, shape, 2);
-            const auto v = random_tensor(real, shape, 3);
-            const auto dout = random_tensor(real, shape, 4);
-            OwnedTensor out(real, shape), lse(real, {leaves, images, heads, tokens}), dq(real, shape), dk(real, shape),
-                dv(real, shape);
-            ops.attention_forward({.q = q, .k = k, .v = v, .out = out, .log_sum_exp = lse});
-            ops.attention_backward(
-                {.dout = dout, .q = q, .k = k, .v = v, .out = out, .log_sum_exp = lse, .dq = dq, .dk = dk, .dv = dv});
+            const Shape of_q{s.leaves, s.images, s.queries, s.heads, s.width};
+            const Shape of_k{s.leaves, s.images, s.tokens, s.heads, s.width};
+            const auto q = random_tensor(real, of_q, 1, scale);
+            const auto k = random_tensor(real, of_k, 2);
+            const auto v = random_tensor(real, of_k, 3);
+            const auto dout = random_tensor(real, of_q, 4);
+            const DropoutDraw dropout{.rate = rate, .seed = 11, .step = 12, .layer = 13, .first = 14};
+            OwnedTensor out(real, of_q), lse(real, {s.leaves, s.images, s.heads, s.queries}), dq(real, of_q),
+                dk(real, of_k), dv(real, of_k);
+            ops.attention_forward({.q = q, .k = k, .v = v, .dropout = dropout, .out = out, .log_sum_exp = lse});
+            ops.attention_backward({.dout = dout,
+                                    .q = q,
+                                    .k = k,
+                                    .v = v,
+                                    .dropout = dropout,
+                                    .out = out,
+                                    .log_sum_exp = lse,
+                                    .dq = dq,
+                                    .dk = dk,
+                                    .dv = dv});
             return {out, lse, dq, dk, dv};
+          }};
+}
+
+/// Pooling, and mixup of m images.
+VerbCase pooling_case(std::int64_t images, std::int64_t tokens, std::int64_t width) {
+  return {case_name("mean_tokens", {images, tokens, width}), [=](Ops& ops) -> std::vector<OwnedTensor> {
+            const auto x = random_tensor(ops.real(), {images, tokens, width}, 1);
+            const auto dy = random_tensor(ops.real(), {images, width}, 2);
+            OwnedTensor y(ops.real(), {images, width}), dx(ops.real(), {images, tokens, width});
+            ops.mean_tokens_forward({.x = x, .y = y});
+            ops.mean_tokens_backward({.dy = dy, .dx = dx});
+            return {y, dx};
+          }};
+}
+VerbCase mix_case(std::int64_t leaves, std::int64_t images, std::int64_t m, std::int64_t width) {
+  return {case_name("mix_images", {leaves, images, m, width}), [=](Ops& ops) -> std::vector<OwnedTensor> {
+            const auto x = random_tensor(ops.real(), {leaves, images, width}, 1);
+            const auto weights = random_tensor(ops.real(), {leaves, images, m}, 2);
+            OwnedTensor y(ops.real(), {leaves, images, width});
+            ops.mix_images({.x = x, .weights = weights, .y = y});
+            return {y};
           }};
 }
 
@@ -144,14 +184,29 @@ std::vector<VerbCase> token_cases() {
     cases.push_back(layernorm_case(1, 33, width, true, Alias::dy));
   }
   cases.push_back(layernorm_case(1, 0, 8, true, Alias::none));
-  cases.push_back(attention_case(1, 0, 5, 2, 4, 1.0));
-  cases.push_back(attention_case(1, 1, 1, 1, 1, 1.0));
-  cases.push_back(attention_case(2, 3, 7, 3, 5, 1.0));
-  cases.push_back(attention_case(1, 2, 50, 4, 16, 1.0));
-  cases.push_back(attention_case(1, 2, 50, 4, 16, 30.0));
-  cases.push_back(attention_case(1, 1, 33, 2, 64, 1.0));
-  cases.push_back(attention_case(1, 1, 257, 1, 80, 1.0));
-  cases.push_back(attention_case(1, 1, 129, 1, 88, 1.0));
+  for (const std::int64_t width : {1, 33, 64}) {
+    cases.push_back(layernorm_case(1, 7, width, false, Alias::none, false));
+    cases.push_back(layernorm_case(4, 300, width, true, Alias::dresidual, false));
+  }
+  for (const AttentionSizes& s :
+       {AttentionSizes{1, 0, 5, 5, 2, 4}, AttentionSizes{1, 1, 1, 1, 1, 1}, AttentionSizes{2, 3, 7, 7, 3, 5},
+        AttentionSizes{1, 2, 50, 50, 4, 16}, AttentionSizes{1, 1, 33, 33, 2, 64}, AttentionSizes{1, 1, 257, 257, 1, 80},
+        AttentionSizes{1, 1, 129, 129, 1, 88}, AttentionSizes{2, 3, 1, 7, 3, 5}, AttentionSizes{1, 2, 7, 1, 2, 3},
+        AttentionSizes{1, 2, 0, 7, 2, 3}, AttentionSizes{1, 1, 33, 257, 2, 16}, AttentionSizes{1, 1, 257, 33, 2, 16}}) {
+    cases.push_back(attention_case(s));
+    cases.push_back(attention_case(s, 1.0, 0.3));
+  }
+  cases.push_back(attention_case({1, 2, 50, 50, 4, 16}, 30.0));
+  cases.push_back(attention_case({1, 2, 50, 50, 4, 16}, 1.0, 0.9));
+  cases.push_back(pooling_case(0, 3, 5));
+  cases.push_back(pooling_case(1, 1, 1));
+  cases.push_back(pooling_case(7, 33, 257));
+  cases.push_back(pooling_case(2, 577, 33));
+  cases.push_back(mix_case(1, 1, 1, 1));
+  cases.push_back(mix_case(2, 7, 2, 33));
+  cases.push_back(mix_case(4, 3, 3, 257));
+  cases.push_back(mix_case(1, 4, 2, 20000));
+  cases.push_back(mix_case(2, 7, 7, 0));
   for (const std::int64_t n : {0, 1, 7, 33, 257, 20000}) cases.push_back(elementwise_case(n));
   return cases;
 }

@@ -52,10 +52,11 @@ TEST_P(ReferenceGradients, EmbedTokensBackwardIsTheDerivative) {
 TEST_P(ReferenceGradients, LayernormBackwardIsTheDerivative) {
   const auto [leaves, experts, optional] = GetParam();
   const Shape shape{leaves, 3, 5};
+  const bool bias = experts == 3;
   GradientCase test;
   test.inputs["x"] = f64(shape, 1);
   test.inputs["scale"] = f64({5}, 2);
-  test.inputs["bias"] = f64({5}, 3);
+  if (bias) test.inputs["bias"] = f64({5}, 3);
   test.forward = [=](Ops& ops, Tensors in) {
     OwnedTensor mean(ops.real(), {leaves, 3}), rstd(ops.real(), {leaves, 3});
     Tensors out;
@@ -66,10 +67,10 @@ TEST_P(ReferenceGradients, LayernormBackwardIsTheDerivative) {
     return out;
   };
   test.backward = [=](Ops& ops, Tensors in, Tensors, Tensors cotangent) {
-    OwnedTensor y(Dtype::f64, shape), mean(Dtype::f64, {leaves, 3}), rstd(Dtype::f64, {leaves, 3});
-    ops.layernorm_forward({.x = in["x"], .scale = in["scale"], .bias = in["bias"], .y = y, .mean = mean, .rstd = rstd});
     Tensors gradient;
     for (const auto& [name, input] : in) gradient[name] = OwnedTensor(Dtype::f64, input.shape());
+    OwnedTensor y(Dtype::f64, shape), mean(Dtype::f64, {leaves, 3}), rstd(Dtype::f64, {leaves, 3});
+    ops.layernorm_forward({.x = in["x"], .scale = in["scale"], .bias = in["bias"], .y = y, .mean = mean, .rstd = rstd});
     ops.layernorm_backward({.dy = cotangent["y"],
                             .x = in["x"],
                             .scale = in["scale"],
@@ -127,16 +128,19 @@ TEST_P(ReferenceGradients, MlpBackwardIsTheDerivative) {
   test.inputs["w2"] = f64({experts, hidden, width}, 4);
   test.inputs["b2"] = f64({experts, width}, 5);
   if (optional) test.inputs["residual"] = f64(x_shape, 6);
+  const OwnedTensor mask = experts == 3 ? f64(u_shape, 7) : OwnedTensor();
   const auto forward = [=](Ops& ops, Tensors& in, OwnedTensor& u) {
     Tensors out;
     u = OwnedTensor(ops.real(), u_shape);
     OwnedTensor h(ops.real(), u_shape);
+    const OwnedTensor factors = mask.to(ops.real());
     out["y"] = OwnedTensor(ops.real(), x_shape);
     ops.mlp_forward({.x = in["x"],
                      .w1 = in["w1"],
                      .b1 = in["b1"],
                      .w2 = in["w2"],
                      .b2 = in["b2"],
+                     .hidden_mask = factors,
                      .residual = in["residual"],
                      .u = u,
                      .h = h,
@@ -157,6 +161,7 @@ TEST_P(ReferenceGradients, MlpBackwardIsTheDerivative) {
                       .u = u,
                       .w1 = in["w1"],
                       .w2 = in["w2"],
+                      .hidden_mask = mask,
                       .h = h,
                       .du = du,
                       .dx = gradient["x"],
@@ -219,16 +224,19 @@ TEST_P(ReferenceGradients, QkvBackwardIsTheDerivative) {
 TEST_P(ReferenceGradients, AttentionBackwardIsTheDerivative) {
   const auto [leaves, experts, optional] = GetParam();
   const std::int64_t images = 2, tokens = 4, heads = experts, head_width = 3;
-  const Shape shape{leaves, images, tokens, heads, head_width};
+  const std::int64_t queries = optional ? tokens : experts;  // as many, one, or three
+  const Shape q_shape{leaves, images, queries, heads, head_width}, k_shape{leaves, images, tokens, heads, head_width};
+  const DropoutDraw dropout{.rate = leaves == 4 ? 0.3 : 0.0, .seed = 5, .step = 6, .layer = 7, .first = 8};
   GradientCase test;
-  test.inputs["q"] = f64(shape, 1);
-  test.inputs["k"] = f64(shape, 2);
-  test.inputs["v"] = f64(shape, 3);
+  test.inputs["q"] = f64(q_shape, 1);
+  test.inputs["k"] = f64(k_shape, 2);
+  test.inputs["v"] = f64(k_shape, 3);
   const auto forward = [=](Ops& ops, Tensors& in, OwnedTensor& lse) {
     Tensors out;
-    out["out"] = OwnedTensor(ops.real(), shape);
-    lse = OwnedTensor(ops.real(), {leaves, images, heads, tokens});
-    ops.attention_forward({.q = in["q"], .k = in["k"], .v = in["v"], .out = out["out"], .log_sum_exp = lse});
+    out["out"] = OwnedTensor(ops.real(), q_shape);
+    lse = OwnedTensor(ops.real(), {leaves, images, heads, queries});
+    ops.attention_forward(
+        {.q = in["q"], .k = in["k"], .v = in["v"], .dropout = dropout, .out = out["out"], .log_sum_exp = lse});
     return out;
   };
   test.forward = [=](Ops& ops, Tensors in) {
@@ -244,6 +252,7 @@ TEST_P(ReferenceGradients, AttentionBackwardIsTheDerivative) {
                             .q = in["q"],
                             .k = in["k"],
                             .v = in["v"],
+                            .dropout = dropout,
                             .out = out["out"],
                             .log_sum_exp = lse,
                             .dq = gradient["q"],

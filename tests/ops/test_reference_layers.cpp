@@ -78,6 +78,8 @@ TEST_F(ReferenceLayers, LayernormUsesTheBiasedVarianceAndEpsilon) {
   EXPECT_NEAR(y.get(0), -2.0 / std::sqrt(1.000001) + 0.5, 1e-15);
   EXPECT_NEAR(y.get(1), 3.0 / std::sqrt(1.000001) + 0.25, 1e-15);
   EXPECT_EQ(y.get(2), 0.5);
+  ops_->layernorm_forward({.x = x, .scale = scale, .bias = {}, .y = y, .mean = mean, .rstd = rstd});
+  EXPECT_NEAR(y.get(1), 3.0 / std::sqrt(1.000001), 1e-15);
 }
 
 TEST_F(ReferenceLayers, LinearGivesEveryExpertItsOwnWeights) {
@@ -100,6 +102,20 @@ TEST_F(ReferenceLayers, MlpUsesTheTanhFormOfGelu) {
   EXPECT_NEAR(y.get(0), 0.8411919906082768, 1e-15);
   EXPECT_NEAR(y.get(1), -0.15880800939172324, 1e-15);
   EXPECT_EQ(y.get(2), 0.0);
+  const OwnedTensor mask(Dtype::f64, {1, 1, 3, 1}, {0, 2, 2});
+  ops_->mlp_forward({.x = x,
+                     .w1 = one,
+                     .b1 = zero,
+                     .w2 = one,
+                     .b2 = zero,
+                     .hidden_mask = mask,
+                     .residual = {},
+                     .u = u,
+                     .h = h,
+                     .y = y});
+  EXPECT_EQ(y.get(0), 0.0) << "the mask multiplies what comes out of the GELU";
+  EXPECT_NEAR(y.get(1), 2 * -0.15880800939172324, 1e-15);
+  EXPECT_EQ(u.get(0), 1.0);
 }
 
 TEST_F(ReferenceLayers, AttentionIsTheSoftmaxWeightedMeanOfTheValues) {

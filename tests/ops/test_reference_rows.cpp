@@ -100,5 +100,18 @@ TEST_F(ReferenceRows, CountsAssignmentsAndThoseThatFit) {
   EXPECT_EQ(processed.get(0), 3);
 }
 
+TEST_F(ReferenceRows, NormalizedGatesOfTheKeptChoicesAddUpToOne) {
+  // Both kept, the second dropped, both dropped, and kept gates that underflowed to 0.
+  const OwnedTensor gate(Dtype::f64, {4, 2}, {.5, .125, .5, .25, .5, .25, 0, 0});
+  const OwnedTensor row(Dtype::i32, {4, 2}, {0, 5, 1, -1, -1, -1, 2, 3});
+  OwnedTensor y(Dtype::f64, {4, 2});
+  ops_->normalize_gates_forward({.gate = gate, .row = row, .y = y});
+  EXPECT_EQ(y.values(), (std::vector<double>{.8, .2, 1, 0, 0, 0, 0, 0}));
+  // dgate = (dy - <dy, y>) / sum: <dy, y> = 1 * .8 + 6 * .2 = 2, over .625.
+  OwnedTensor dy(Dtype::f64, {4, 2}, {1, 6, 3, 9, 3, 9, 3, 9});
+  ops_->normalize_gates_backward({.dy = dy, .gate = gate, .row = row, .y = y, .dgate = dy});
+  EXPECT_EQ(dy.values(), (std::vector<double>{-1.6, 6.4, 0, 0, 0, 0, 0, 0}));
+}
+
 }  // namespace
 }  // namespace vitrail::testing

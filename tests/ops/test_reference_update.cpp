@@ -239,5 +239,74 @@ TEST_F(ReferenceUpdate, FindsTheMinimumOfTheMcCormickFunction) {
   EXPECT_NEAR(p.parameter.get(1), -1.54719, 1e-4 * 1.54719);
 }
 
+// --- SGD -------------------------------------------------------------------------------------------------------------
+
+// The same two parameters, with a trace.
+struct TwoWithTrace : TwoParameters {
+  OwnedTensor trace{Dtype::f64, {2}, {0, 0}};
+  double momentum = 0.5;
+  bool bf16_trace = false;
+
+  void step(Ops& ops) {
+    ops.sgd_step({.gradient = gradient,
+                  .block_begin = begin,
+                  .decay = decay,
+                  .multiplier = multiplier,
+                  .frozen = frozen,
+                  .gradient_scale = gradient_scale,
+                  .clip_absolute = clip_absolute,
+                  .learning_rate = learning_rate,
+                  .momentum = momentum,
+                  .bf16_trace = bf16_trace,
+                  .parameter = parameter,
+                  .trace = trace});
+  }
+};
+
+TEST_F(ReferenceUpdate, SgdFollowsItsTraceWithoutDampening) {
+  TwoWithTrace p;
+  p.gradient = OwnedTensor(Dtype::f64, {2}, {1, 2});
+  p.parameter = OwnedTensor(Dtype::f64, {2}, {10, 20});
+  p.step(*ops_);
+  EXPECT_EQ(p.parameter.values(), (std::vector<double>{9, 18}));
+  p.step(*ops_);  // traces 1.5 and 3
+  EXPECT_EQ(p.trace.values(), (std::vector<double>{1.5, 3}));
+  EXPECT_EQ(p.parameter.values(), (std::vector<double>{7.5, 15}));
+}
+
+TEST_F(ReferenceUpdate, SgdWithoutATraceFollowsTheGradient) {
+  TwoWithTrace p;
+  p.trace = OwnedTensor();
+  p.decay = OwnedTensor(Dtype::f64, {2}, {.1, .3});
+  p.multiplier = OwnedTensor(Dtype::f64, {2}, {1, 3});
+  p.gradient_scale = .5;
+  p.clip_absolute = .25;
+  p.step(*ops_);
+  EXPECT_NEAR(p.parameter.get(0), .1 - (.05 + .1 * .1), 1e-16);
+  EXPECT_NEAR(p.parameter.get(1), .2 - (.25 + .3 * .2), 1e-16) << ".3 is clamped";
+}
+
+TEST_F(ReferenceUpdate, SgdLeavesAFrozenBlockAndMovesItsTrace) {
+  TwoWithTrace p;
+  p.frozen = OwnedTensor(Dtype::u8, {2}, {0, 1});
+  p.step(*ops_);
+  EXPECT_NE(p.parameter.get(0), .1);
+  EXPECT_EQ(p.parameter.get(1), .2);
+  EXPECT_EQ(p.trace.values(), (std::vector<double>{.1, .2}));
+}
+
+TEST_F(ReferenceUpdate, ABf16TraceIsUsedUnroundedStoredRoundedAndDecaysInBf16) {
+  TwoWithTrace p;
+  p.parameter = OwnedTensor(Dtype::f64, {2}, {0, 0});
+  p.momentum = 0.9;
+  p.bf16_trace = true;
+  p.step(*ops_);
+  EXPECT_EQ(p.parameter.get(0), -.1) << "not bf16(.1) = 205 / 2048";
+  EXPECT_EQ(p.trace.get(0), 205.0 / 2048);
+  p.gradient = OwnedTensor(Dtype::f64, {2}, {0, 0});
+  p.step(*ops_);
+  EXPECT_EQ(p.trace.get(0), 184.0 / 2048) << "bf16(.9) = .8984375 times 205 / 2048, rounded";
+}
+
 }  // namespace
 }  // namespace vitrail::testing

@@ -22,7 +22,10 @@ inline std::ostream& operator<<(std::ostream& out, const VerbCase& one) { return
 std::vector<VerbCase> dense_cases();
 std::vector<VerbCase> token_cases();
 std::vector<VerbCase> routing_cases();
+std::vector<VerbCase> soft_router_cases();
 std::vector<VerbCase> training_cases();
+std::vector<VerbCase> elementwise_cases();
+std::vector<VerbCase> update_cases();
 
 /// "linear_forward" and sizes 1, 2: "linear_forward_1_2".
 inline std::string case_name(std::string name, std::initializer_list<std::int64_t> sizes) {

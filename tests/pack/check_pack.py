@@ -153,6 +153,36 @@ class Pack(unittest.TestCase):
         self.assertIn("99 labels", self.pack(labels=few, code=DATA))
         self.assertFalse(self.split.exists())
 
+    def pack_rows(self, rows, **settings):
+        """Packs images with labels given as rows of bytes, one a class."""
+        several = self.folder / "several.gz"
+        several.write_bytes(gzip.compress(idx([len(rows), len(rows[0])], b"".join(rows))))
+        return self.pack(labels=several, **settings)
+
+    def test_packs_several_labels_per_image(self):
+        rows = [bytes((image + label) % 7 < 3 and image % 10 > 0 for label in range(7)) for image in range(100)]
+        said = self.pack_rows(rows)
+        self.assertIn("7 classes, up to 3 labels each, into 3 shards", said)
+        self.assertEqual(self.manifest()["labels_per_image"], 3)
+        self.assertIn("100 images, every checksum agrees", self.run_program("--verify", self.split))
+        # One class each is what it is as plain numbers.
+        one_each = [bytes(label == image % 7 for label in range(7)) for image in range(100)]
+        self.pack_rows(one_each, output=self.folder / "x")
+        self.pack(output=self.folder / "y")
+        shards = [{k: v for k, v in content_of(self.folder / k).items() if k.endswith("h5")} for k in "xy"]
+        self.assertEqual(*shards)
+        # More classes than a byte counts.
+        wide = [bytes(label == 3 * image for label in range(300)) for image in range(100)]
+        self.pack_rows(wide, classes=300, output=self.folder / "wide")
+        self.run_program("--verify", self.folder / "wide")
+
+    def test_refuses_rows_of_labels_that_do_not_fit(self):
+        self.assertIn("Use --classes 8", self.pack_rows([bytes(8)] * 100, code=USAGE))
+        said = self.pack_rows([bytes(7)] * 99 + [bytes(6) + b"\2"], code=DATA)
+        self.assertIn("the value 2 for image 99 and class 6", said)
+        self.assertIn("99 labels", self.pack_rows([bytes(7)] * 99, code=DATA))
+        self.assertFalse(self.split.exists())
+
     def test_refuses_damaged_gzip(self):
         good = self.images.read_bytes()
         for damaged in (good[: len(good) // 2], good[:-4], good[:-8] + bytes(8), b"", good[:4]):

@@ -27,6 +27,7 @@ SPACK_NAME = {
     "nlohmann_json": "nlohmann-json",
     "Boost": "boost",
     "dnnl": "onednn",
+    "Eigen3": "eigen",
     "PkgConfig": "pkgconfig",
     "libhwy": "highway",
     "libhwy-contrib": "highway",

@@ -98,16 +98,35 @@ class Programs(unittest.TestCase):
         cls.runs = 0
 
     @classmethod
-    def pack(cls, output, images, seed=1, height=HEIGHT, classes=CLASSES, shards=3):
+    def pack(cls, output, images, seed=1, height=HEIGHT, width=WIDTH, classes=CLASSES, shards=3):
         """Images whose brightness says their class, with noise."""
         draw = random.Random(seed)
         labels = bytes(draw.randrange(classes) for _ in range(images))
         pixels = bytes(
-            min(255, 40 * label + draw.randrange(90)) for label in labels for _ in range(height * WIDTH)
+            min(255, 40 * label + draw.randrange(90)) for label in labels for _ in range(height * width)
         )
+        cls.pack_bytes(output, idx([images, height, width], pixels), idx([images], labels), classes, shards)
+
+    @classmethod
+    def pack_several_labels(cls, output, images, seed=1):
+        """Images of bright stripes under noise, up to all of them: each says a class, and some images have none."""
+        draw = random.Random(seed)
+        rows = [[draw.random() < 0.4 for _ in range(CLASSES)] for _ in range(images)]
+        pixels = bytes(
+            (130 if line // 2 < CLASSES and row[line // 2] else 0) + draw.randrange(120)
+            for row in rows
+            for line in range(HEIGHT)
+            for _ in range(WIDTH)
+        )
+        labels = idx([images, CLASSES], bytes(label for row in rows for label in row))
+        cls.pack_bytes(output, idx([images, HEIGHT, WIDTH], pixels), labels, CLASSES, 3)
+
+    @classmethod
+    def pack_bytes(cls, output, images, labels, classes, shards):
+        """Packs two IDX files."""
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "images").write_bytes(idx([images, height, WIDTH], pixels))
-            (Path(folder) / "labels").write_bytes(idx([images], labels))
+            (Path(folder) / "images").write_bytes(images)
+            (Path(folder) / "labels").write_bytes(labels)
             subprocess.run(
                 [programs / "vitrail-pack", "--images", f"{folder}/images", "--labels", f"{folder}/labels"]
                 + ["--classes", str(classes), "--output", output, "--shards", str(shards)],

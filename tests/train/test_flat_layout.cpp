@@ -69,6 +69,41 @@ TEST(FlatLayout, GivesEveryBlockToOneOwnerInOrder) {
   }
 }
 
+TEST(FlatLayout, KeepsPiecesTogetherAndLetsOwnersGoEmpty) {
+  const std::vector<std::int64_t> pieces = {21, 20000, 90000, 5};
+  for (const std::int64_t owners : {1, 2, 3, 7}) {
+    const FlatLayout layout(table(), 0, 4, owners, pieces);
+    std::int64_t next = 0;
+    for (std::int64_t owner = 0; owner < owners; ++owner) {
+      const FlatSlice& slice = layout.slice(owner);
+      EXPECT_EQ(slice.begin, next);
+      next += slice.count;
+      if (slice.blocks == 0) continue;
+      const FlatBlock& first = layout.blocks()[static_cast<std::size_t>(slice.first_block)];
+      EXPECT_EQ(first.first % pieces[first.tensor], 0) << owners;
+    }
+    EXPECT_EQ(next, layout.elements());
+    if (owners == 7) {
+      EXPECT_EQ(layout.slice(2).count, 0) << "the second expert reaches beyond its share";
+    }
+  }
+  const FlatLayout dense(table(), 0, 0, 4, pieces);
+  EXPECT_EQ(dense.slice(0).count, dense.elements()) << "it begins in the large tensor, which is one piece";
+  for (const std::int64_t owner : {1, 2, 3}) EXPECT_EQ(dense.slice(owner).blocks, 0);
+}
+
+TEST(FlatLayout, TellsItsSlicesAsRunsOfLogicalTensors) {
+  const FlatLayout experts(table(), 2, 2, 1);
+  const std::vector<FlatRun> runs = experts.runs(0);
+  ASSERT_EQ(runs.size(), 2U);
+  EXPECT_EQ(runs[0].first, 40000);
+  EXPECT_EQ(runs[0].count, 40000);
+  EXPECT_EQ(runs[1].tensor, 3U);
+  EXPECT_EQ(runs[1].first, 10);
+  EXPECT_EQ(runs[1].in_slice, 40000);
+  EXPECT_EQ(runs[1].count, 10);
+}
+
 TEST(FlatLayout, ShowsItsTensorsAsViews) {
   const FlatLayout experts(table(), 2, 2, 2);
   std::vector<float> memory(static_cast<std::size_t>(experts.elements()));

@@ -1,10 +1,13 @@
-// AdamW with the original's order of events. [V-MoE, V-MoE tests]
+// AdamW, SGD and Adafactor with the original's order of events. [V-MoE, V-MoE tests]
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 #include <memory>
 
 #include <gtest/gtest.h>
 
+#include "base/philox.hpp"
 #include "train/optimizer.hpp"
 
 namespace vitrail {
@@ -21,7 +24,7 @@ class Scalars {
     }
     layout_ = std::make_unique<FlatLayout>(table_, 0, 0, 1);
     arena_ = std::make_unique<Arena>("test", *device_, 1 << 16);
-    optimizer_ = std::make_unique<AdamW>(*arena_, Dtype::f64, config, table_, *layout_, 0);
+    optimizer_ = std::make_unique<Optimizer>(*arena_, Dtype::f64, config, table_, *layout_, 0);
     gradient_ = arena_->allocate(Dtype::f64, {layout_->elements()});
     parameter_ = arena_->allocate(Dtype::f64, {layout_->elements()});
     layout_->cut(table_, gradient_, gradients_);
@@ -39,7 +42,13 @@ class Scalars {
   }
   [[nodiscard]] double value(std::size_t i) const { return *parameters_[i].as<double>(); }
   /// The first moment of scalar i.
-  [[nodiscard]] double moment(std::size_t i) const { return optimizer_->m().as<double>()[layout_->blocks()[i].begin]; }
+  [[nodiscard]] double moment(std::size_t i) const { return state("adam_m", i); }
+  [[nodiscard]] double state(const std::string& kind, std::size_t i) const {
+    for (const StatePiece& piece : optimizer_->state()) {
+      if (piece.name == kind + "/" + table_[i].name) return *piece.data.as<double>();
+    }
+    return std::nan("");
+  }
 
  private:
   OptimizerConfig config_;
@@ -48,13 +57,13 @@ class Scalars {
   std::vector<ParameterSpec> table_;
   std::unique_ptr<FlatLayout> layout_;
   std::unique_ptr<Arena> arena_;
-  std::unique_ptr<AdamW> optimizer_;
+  std::unique_ptr<Optimizer> optimizer_;
   Tensor gradient_, parameter_;
   std::vector<Tensor> gradients_, parameters_;
   std::int64_t updates_ = 0;
 };
 
-TEST(AdamW, FindsTheMinimumOfMcCormicksFunctionWithElementwiseClipping) {
+TEST(Optimizer, FindsTheMinimumOfMcCormicksFunctionWithElementwiseClipping) {
   OptimizerConfig config;
   config.clip_absolute = 1;
   Scalars xy(config, {0, 0});
@@ -68,7 +77,7 @@ TEST(AdamW, FindsTheMinimumOfMcCormicksFunctionWithElementwiseClipping) {
   EXPECT_NEAR(xy.value(1), -1.54719, 1e-4 * 1.54719);
 }
 
-TEST(AdamW, ClipsByTheNormOfAllParameters) {
+TEST(Optimizer, ClipsByTheNormOfAllParameters) {
   OptimizerConfig config;
   config.clip_norm = 2;
   Scalars ab(config, {0, 0});
@@ -79,7 +88,7 @@ TEST(AdamW, ClipsByTheNormOfAllParameters) {
   EXPECT_EQ(clip_factor(config, 1.9), 1.0);
 }
 
-TEST(AdamW, ScalesGradientsBeforeItClipsThem) {
+TEST(Optimizer, ScalesGradientsBeforeItClipsThem) {
   OptimizerConfig config;
   config.clip_norm = 1;
   config.gradient_scale = {{"b", 4}, {".*", .5}};
@@ -89,7 +98,7 @@ TEST(AdamW, ScalesGradientsBeforeItClipsThem) {
   EXPECT_DOUBLE_EQ(ab.moment(1), (1 - .9) * .8);
 }
 
-TEST(AdamW, DecaysByTheFirstPatternThatIsFound) {
+TEST(Optimizer, DecaysByTheFirstPatternThatIsFound) {
   OptimizerConfig config;
   config.decay = {{"^a$", .1}, {"[ab]", .2}};
   Scalars abc(config, {1, 1, 1});
@@ -99,7 +108,7 @@ TEST(AdamW, DecaysByTheFirstPatternThatIsFound) {
   EXPECT_DOUBLE_EQ(abc.value(2), 1);
 }
 
-TEST(AdamW, FreezesAllButTheTrainableAndTheFrozenAlone) {
+TEST(Optimizer, FreezesAllButTheTrainableAndTheFrozenAlone) {
   OptimizerConfig trainable;
   trainable.trainable = "[ab]";
   trainable.decay = {{"", .1}};
@@ -116,9 +125,9 @@ TEST(AdamW, FreezesAllButTheTrainableAndTheFrozenAlone) {
   EXPECT_NE(second.value(1), 1);
 }
 
-TEST(AdamW, RoundsAMomentThatIsBfloat16ButNotTheUpdate) {
+TEST(Optimizer, RoundsAMomentThatIsBfloat16ButNotTheUpdate) {
   OptimizerConfig config;
-  config.bf16_moment = true;
+  config.bf16_momentum = true;
   Scalars a(config, {0});
   a.step({1.2345}, .1);
   EXPECT_EQ(a.moment(0), 0.12353515625);  // 0.12345 to eight bits
@@ -127,7 +136,7 @@ TEST(AdamW, RoundsAMomentThatIsBfloat16ButNotTheUpdate) {
   EXPECT_EQ(a.moment(0), 0.11083984375);  // 0.8984375 * 0.12353515625 = 0.1109886... to eight bits
 }
 
-TEST(AdamW, RefusesContradictionsAndBadPatterns) {
+TEST(Optimizer, RefusesContradictionsAndBadPatterns) {
   const auto refused = [](const OptimizerConfig& config) {
     try {
       const Scalars scalars(config, {0});
@@ -145,6 +154,173 @@ TEST(AdamW, RefusesContradictionsAndBadPatterns) {
   OptimizerConfig broken;
   broken.decay = {{"(", .1}};
   EXPECT_TRUE(refused(broken));
+}
+
+// --- SGD -------------------------------------------------------------------------------------------------------------
+
+OptimizerConfig sgd(double momentum) {
+  OptimizerConfig config;
+  config.kind = OptimizerKind::sgd;
+  config.momentum = momentum;
+  return config;
+}
+
+TEST(Sgd, FindsTheMinimumOfMcCormicksFunctionWithClippingByNorm) {
+  OptimizerConfig config = sgd(0);
+  config.clip_norm = 1;
+  Scalars xy(config, {0, 0});
+  for (int i = 0; i < 200; ++i) {
+    const double x = xy.value(0);
+    const double y = xy.value(1);
+    const double wave = std::cos(x + y);
+    xy.step({wave + 2 * (x - y) - 1.5, wave - 2 * (x - y) + 2.5}, .1);
+  }
+  EXPECT_NEAR(xy.value(0), -.54719, 1e-4 * .54719);
+  EXPECT_NEAR(xy.value(1), -1.54719, 1e-4 * 1.54719);
+}
+
+TEST(Sgd, DecaysBesideItsTrace) {
+  OptimizerConfig config = sgd(.5);
+  config.decay = {{"a", .1}};
+  Scalars ab(config, {1, 1});
+  ab.step({1, 1}, .5);
+  EXPECT_DOUBLE_EQ(ab.value(0), 1 - .5 * (1 + .1));
+  EXPECT_DOUBLE_EQ(ab.value(1), .5);
+  ab.step({1, 1}, .5);
+  EXPECT_DOUBLE_EQ(ab.state("sgd_momentum", 0), 1.5);
+  EXPECT_DOUBLE_EQ(ab.value(1), .5 - .5 * 1.5);
+}
+
+TEST(Sgd, HasNoStateWithoutMomentum) {
+  Scalars a(sgd(0), {1});
+  a.step({1}, .5);
+  EXPECT_DOUBLE_EQ(a.value(0), .5);
+  EXPECT_TRUE(std::isnan(a.state("sgd_momentum", 0)));
+}
+
+// --- Adafactor -------------------------------------------------------------------------------------------------------
+
+TEST(Adafactor, ForgetsItsStatisticsMoreSlowlyWithEveryUpdate) {
+  OptimizerConfig config;
+  config.kind = OptimizerKind::adafactor;
+  Scalars a(config, {0});
+  a.step({2}, .1);
+  EXPECT_DOUBLE_EQ(a.state("adafactor_v", 0), 4) << "nothing is left of the zero before";
+  EXPECT_DOUBLE_EQ(a.value(0), -.1 * .1) << "a tenth of the sign of the gradient";
+  a.step({1}, .1);
+  const double kept = 1 - std::pow(2, -.8);
+  EXPECT_DOUBLE_EQ(a.state("adafactor_v", 0), kept * 4 + (1 - kept));
+  config.decay_rate_max = .25;
+  Scalars b(config, {0});
+  b.step({2}, .1);
+  b.step({1}, .1);
+  EXPECT_DOUBLE_EQ(b.state("adafactor_v", 0), .25 * 4 + .75);
+}
+
+/// A table with matrices, a vector of two blocks, and experts.
+std::vector<ParameterSpec> matrices() {
+  std::vector<ParameterSpec> table(6);
+  table[0] = {"kernel", {40, 50}};
+  table[1] = {"vector", {kBlockElements + 7}};
+  table[2] = {"query", {6, 2, 5}};
+  table[3] = {"experts", {4, 150, 120}, true};
+  table[4] = {"expert_bias", {4, 9}, true};
+  table[5] = {"last", {3, 3}};
+  return table;
+}
+
+/// State and parameters of one flat layout after three updates, by name: every element that its owners have.
+std::map<std::string, std::vector<float>> train_three_steps(const OptimizerConfig& config, std::int64_t experts_here,
+                                                            std::int64_t first_expert, std::int64_t owners) {
+  const std::vector<ParameterSpec> table = matrices();
+  const FlatLayout layout(table, first_expert, experts_here, owners,
+                          optimizer_pieces(config, table, experts_here == 4));
+  const auto device = make_cpu_device();
+  const auto ops = make_cpu_ops(1);
+  Arena arena("test", *device, 1 << 24);
+  std::map<std::string, std::vector<float>> result;
+  const auto note = [&](const std::string& name, const Shape& shape, std::int64_t first, Tensor data) {
+    std::vector<float>& all = result[name];
+    all.resize(static_cast<std::size_t>(shape.elements()), -1e9F);
+    std::copy_n(data.as<float>(), data.elements(), all.begin() + first);
+  };
+  for (std::int64_t owner = 0; owner < owners; ++owner) {
+    Optimizer optimizer(arena, Dtype::f32, config, table, layout, owner);
+    const Tensor parameter = arena.allocate(Dtype::f32, {optimizer.slice().count});
+    const Tensor gradient = arena.allocate(Dtype::f32, {optimizer.slice().count});
+    for (std::int64_t step = 1; step <= 3; ++step) {
+      for (const FlatRun& run : layout.runs(owner)) {
+        const Philox random(5, Purpose::test, static_cast<std::uint64_t>(step), static_cast<std::uint32_t>(run.tensor));
+        for (std::int64_t i = 0; i < run.count; ++i) {
+          gradient.as<float>()[run.in_slice + i] =
+              static_cast<float>(random.normal(static_cast<std::uint64_t>(run.first + i)));
+        }
+      }
+      optimizer.update(*ops, gradient, 1, .1, step, parameter);
+    }
+    for (const FlatRun& run : layout.runs(owner)) {
+      const ParameterSpec& spec = table[run.tensor];
+      note("parameters/" + spec.name, spec.shape, run.first, parameter.slice(run.in_slice, run.count));
+    }
+    for (const StatePiece& piece : optimizer.state()) note(piece.name, piece.shape, piece.first, piece.data);
+  }
+  return result;
+}
+
+OptimizerConfig adafactor(std::int64_t factored_above) {
+  OptimizerConfig config;
+  config.kind = OptimizerKind::adafactor;
+  config.factored_above = factored_above;
+  return config;
+}
+
+TEST(Adafactor, HasTheSameBitsForAnyNumberOfOwnersAndExpertParallelRanks) {
+  const OptimizerConfig config = adafactor(5);
+  const auto dense = train_three_steps(config, 0, 0, 1);
+  EXPECT_EQ(dense.count("adafactor_over_x/kernel"), 1U);
+  EXPECT_EQ(dense.count("adafactor_v/vector"), 1U);
+  for (const std::int64_t owners : {2, 3, 7}) {
+    EXPECT_TRUE(train_three_steps(config, 0, 0, owners) == dense) << owners << " owners";
+  }
+  const auto experts = train_three_steps(config, 4, 0, 1);
+  for (const std::int64_t owners : {2, 3}) {
+    auto first = train_three_steps(config, 2, 0, owners);
+    const auto second = train_three_steps(config, 2, 2, owners);
+    for (auto& [name, values] : first) {
+      const auto half = static_cast<std::ptrdiff_t>(values.size() / 2);
+      std::copy(second.at(name).begin() + half, second.at(name).end(), values.begin() + half);
+    }
+    EXPECT_TRUE(first == experts) << owners << " owners";
+  }
+}
+
+TEST(Adafactor, CanFactorOverExpertsThatAreTogether) {
+  const OptimizerConfig config = adafactor(4);
+  const auto one = train_three_steps(config, 4, 0, 1);
+  EXPECT_EQ(one.at("adafactor_over_x/expert_bias").size(), 9U);
+  EXPECT_EQ(one.at("adafactor_over_y/expert_bias").size(), 4U);
+  EXPECT_TRUE(train_three_steps(config, 4, 0, 3) == one);
+}
+
+// --- The running average ---------------------------------------------------------------------------------------------
+
+TEST(Optimizer, AveragesBeginAsTheParameters) {
+  const std::vector<ParameterSpec> table = {{"a", {2}}};
+  const FlatLayout layout(table, 0, 0, 1);
+  const auto device = make_cpu_device();
+  Arena arena("test", *device, 1 << 12);
+  OptimizerConfig config = sgd(0);
+  config.average_decay = .75;
+  Optimizer optimizer(arena, Dtype::f64, config, table, layout, 0);
+  const Tensor parameter = arena.allocate(Dtype::f64, {layout.elements()});
+  parameter.as<double>()[0] = 2;
+  parameter.as<double>()[1] = 4;
+  optimizer.start_average(*device, parameter);
+  const std::vector<StatePiece> state = optimizer.state();
+  ASSERT_EQ(state.size(), 1U);
+  EXPECT_EQ(state[0].name, "average/a");
+  EXPECT_EQ(state[0].data.as<double>()[0], 2);
+  EXPECT_EQ(state[0].data.as<double>()[1], 4);
 }
 
 }  // namespace

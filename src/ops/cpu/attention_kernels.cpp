@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "ops/cpu/elementwise_kernels.hpp"
 #include "ops/cpu/workspace.hpp"
 
 #undef HWY_TARGET_INCLUDE
@@ -20,10 +21,10 @@ namespace {
 
 // Rows of packed matrices are padded to whole cache lines, a multiple of every vector length that we use.
 struct Packed {
-  std::int64_t tokens;  // padded length of a row of tokens
-  std::int64_t width;   // padded length of a row of channels
+  std::int64_t keys;   // padded length of a row of keys
+  std::int64_t width;  // padded length of a row of channels
 };
-Packed packed(std::int64_t tokens, std::int64_t width) { return {aligned_floats(tokens), aligned_floats(width)}; }
+Packed packed(const HeadShape& shape) { return {aligned_floats(shape.keys), aligned_floats(shape.width)}; }
 /// The part of a padded row that is computed.
 std::int64_t whole_vectors(std::int64_t n) { return (n + lanes() - 1) / lanes() * lanes(); }
 
@@ -112,58 +113,85 @@ float exponentiate(float* scores, std::int64_t tokens, float scale, float& top) 
   return sum(total);
 }
 
+/// The factors of the dropout of one query, or nullptr. `row` is scratch, [keys].
+const float* factors_of(const DropoutMask* dropout, std::uint64_t first_index, std::int64_t query, std::int64_t keys,
+                        float* row) {
+  if (dropout == nullptr) return nullptr;
+  dropout_factors(*dropout, first_index + static_cast<std::uint64_t>(query * keys), keys, row);
+  return row;
+}
+
+void multiply_by(const float* factors, float* x, std::int64_t n) {
+  for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+    store(hn::Mul(load(x + i, count), load(factors + i, count)), x + i, count);
+  });
+}
+
 void Forward(const AttentionHead& a) {
-  const Packed pad = packed(a.tokens, a.width);
-  const std::int64_t tokens = whole_vectors(a.tokens);
-  const std::int64_t width = whole_vectors(a.width);
+  const HeadShape& n = a.shape;
+  const Packed pad = packed(n);
+  const std::int64_t columns = whole_vectors(n.keys);
+  const std::int64_t width = whole_vectors(n.width);
   float* const keys = a.scratch;
-  float* const values = keys + a.width * pad.tokens;
-  float* const scores = values + a.tokens * pad.width;
-  float* const mixed = scores + kQueryBlock * pad.tokens;
-  float* const queries = mixed + kQueryBlock * pad.width;  // bf16: a rounded copy
-  pack_columns(a.k, a.stride, a.tokens, a.width, keys, pad.tokens);
-  pack_rows(a.v, a.stride, a.tokens, a.width, values, pad.width);
-  round_packed(a.bf16, keys, a.width * pad.tokens);
-  round_packed(a.bf16, values, a.tokens * pad.width);
-  const float scale = 1.0F / std::sqrt(static_cast<float>(a.width));
-  for (std::int64_t first = 0; first < a.tokens; first += kQueryBlock) {
-    const std::int64_t rows = std::min(kQueryBlock, a.tokens - first);
-    const float* q = a.q + first * a.stride;
+  float* const values = keys + n.width * pad.keys;
+  float* const scores = values + n.keys * pad.width;
+  float* const mixed = scores + kQueryBlock * pad.keys;
+  float* const factor_row = mixed + kQueryBlock * pad.width;
+  float* const queries = factor_row + pad.keys;  // bf16: a rounded copy
+  pack_columns(a.k, n.stride, n.keys, n.width, keys, pad.keys);
+  pack_rows(a.v, n.stride, n.keys, n.width, values, pad.width);
+  round_packed(a.bf16, keys, n.width * pad.keys);
+  round_packed(a.bf16, values, n.keys * pad.width);
+  const float scale = 1.0F / std::sqrt(static_cast<float>(n.width));
+  for (std::int64_t first = 0; first < n.queries; first += kQueryBlock) {
+    const std::int64_t rows = std::min(kQueryBlock, n.queries - first);
+    const float* q = a.q + first * n.stride;
     if (a.bf16) {
-      pack_rows(q, a.stride, rows, a.width, queries, pad.width);
+      pack_rows(q, n.stride, rows, n.width, queries, pad.width);
       round_packed(true, queries, rows * pad.width);
       q = queries;
     }
-    const std::int64_t q_row = a.bf16 ? pad.width : a.stride;
-    small_gemm({rows, tokens, a.width, q, q_row, 1, keys, pad.tokens, scores, pad.tokens, false});
+    const std::int64_t q_row = a.bf16 ? pad.width : n.stride;
+    small_gemm({rows, columns, n.width, q, q_row, 1, keys, pad.keys, scores, pad.keys, false});
     float tops[kQueryBlock];
     float totals[kQueryBlock];
     float inverse[kQueryBlock];
-    for (std::int64_t row = 0; row < rows; ++row)
-      totals[row] = exponentiate(scores + row * pad.tokens, a.tokens, scale, tops[row]);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      totals[row] = exponentiate(scores + row * pad.keys, n.keys, scale, tops[row]);
+      const float* const factors = factors_of(a.dropout, a.first_index, first + row, n.keys, factor_row);
+      if (factors != nullptr) multiply_by(factors, scores + row * pad.keys, n.keys);
+    }
     for_vectors(rows, [&](std::int64_t i, std::int64_t count) {
       const Vector total = load(totals + i, count, 1.0F);
       store(hn::Div(set(1.0F), total), inverse + i, count);
       store(hn::Add(load(tops + i, count), log(total)), a.log_sum_exp + first + i, count);
     });
-    round_packed(a.bf16, scores, rows * pad.tokens);
-    small_gemm({rows, width, a.tokens, scores, pad.tokens, 1, values, pad.width, mixed, pad.width, false});
-    unpack_rows(mixed, pad.width, rows, a.width, inverse, a.out + first * a.stride, a.stride);
+    round_packed(a.bf16, scores, rows * pad.keys);
+    small_gemm({rows, width, n.keys, scores, pad.keys, 1, values, pad.width, mixed, pad.width, false});
+    unpack_rows(mixed, pad.width, rows, n.width, inverse, a.out + first * n.stride, n.stride);
   }
 }
 
-/// probabilities = exp(scale * score - log_sum_exp); dscores = probabilities * (dprobabilities - delta) * scale.
-void score_gradients(float* scores, float* dprobabilities, std::int64_t tokens, float scale, float log_sum_exp,
-                     float delta) {
+/// p = exp(scale * score - log_sum_exp); dscores = p * (factor * dout_v - delta) * scale; scores = factor * p.
+/// `dscores` holds dout_v on entry.
+template <bool kDropout>
+void score_gradients(float* scores, float* dscores, const float* factors, std::int64_t keys, float scale,
+                     float log_sum_exp, float delta) {
   const Floats d;
   const Vector scales = set(scale);
   const Vector logs = set(log_sum_exp);
   const Vector deltas = set(delta);
-  for (std::int64_t i = 0; i < tokens; i += lanes()) {  // padded: what stands past the end is not used
+  for (std::int64_t i = 0; i < keys; i += lanes()) {  // padded: what stands past the end is not used
     const Vector p = exp(hn::MulSub(hn::LoadU(d, scores + i), scales, logs));
-    const Vector away = hn::Sub(hn::LoadU(d, dprobabilities + i), deltas);
-    hn::StoreU(p, d, scores + i);
-    hn::StoreU(hn::Mul(hn::Mul(p, away), scales), d, dprobabilities + i);
+    Vector dp = hn::LoadU(d, dscores + i);
+    Vector kept = p;
+    if constexpr (kDropout) {
+      const Vector factor = hn::LoadU(d, factors + i);
+      dp = hn::Mul(dp, factor);
+      kept = hn::Mul(p, factor);
+    }
+    hn::StoreU(kept, d, scores + i);
+    hn::StoreU(hn::Mul(hn::Mul(p, hn::Sub(dp, deltas)), scales), d, dscores + i);
   }
 }
 
@@ -176,50 +204,54 @@ float dot(const float* x, const float* y, std::int64_t n) {
 }
 
 void Backward(const AttentionHeadBackward& a) {
-  const Packed pad = packed(a.tokens, a.width);
-  const std::int64_t tokens = whole_vectors(a.tokens);
-  const std::int64_t width = whole_vectors(a.width);
+  const HeadShape& n = a.shape;
+  const Packed pad = packed(n);
+  const std::int64_t columns = whole_vectors(n.keys);
+  const std::int64_t width = whole_vectors(n.width);
   float* place = a.scratch;
   const auto take = [&](std::int64_t count) { return std::exchange(place, place + count); };
-  float* const key_columns = take(a.width * pad.tokens);
-  float* const value_columns = take(a.width * pad.tokens);
-  float* const keys = take(a.tokens * pad.width);
-  float* const queries = take(a.tokens * pad.width);
-  float* const douts = take(a.tokens * pad.width);
-  float* const dkeys = take(a.tokens * pad.width);
-  float* const dvalues = take(a.tokens * pad.width);
-  float* const scores = take(kQueryBlock * pad.tokens);
-  float* const dscores = take(kQueryBlock * pad.tokens);
+  float* const key_columns = take(n.width * pad.keys);
+  float* const value_columns = take(n.width * pad.keys);
+  float* const keys = take(n.keys * pad.width);
+  float* const queries = take(n.queries * pad.width);
+  float* const douts = take(n.queries * pad.width);
+  float* const dkeys = take(n.keys * pad.width);
+  float* const dvalues = take(n.keys * pad.width);
+  float* const scores = take(kQueryBlock * pad.keys);
+  float* const dscores = take(kQueryBlock * pad.keys);
   float* const dqueries = take(kQueryBlock * pad.width);
-  pack_columns(a.k, a.stride, a.tokens, a.width, key_columns, pad.tokens);
-  pack_columns(a.v, a.stride, a.tokens, a.width, value_columns, pad.tokens);
-  pack_rows(a.k, a.stride, a.tokens, a.width, keys, pad.width);
-  pack_rows(a.q, a.stride, a.tokens, a.width, queries, pad.width);
-  pack_rows(a.dout, a.stride, a.tokens, a.width, douts, pad.width);
-  round_packed(a.bf16, key_columns, 2 * a.width * pad.tokens);  // the five lie one after the other
-  round_packed(a.bf16, keys, 3 * a.tokens * pad.width);
-  const float scale = 1.0F / std::sqrt(static_cast<float>(a.width));
-  for (std::int64_t first = 0; first < a.tokens; first += kQueryBlock) {
-    const std::int64_t rows = std::min(kQueryBlock, a.tokens - first);
+  float* const factor_row = take(pad.keys);
+  pack_columns(a.k, n.stride, n.keys, n.width, key_columns, pad.keys);
+  pack_columns(a.v, n.stride, n.keys, n.width, value_columns, pad.keys);
+  pack_rows(a.k, n.stride, n.keys, n.width, keys, pad.width);
+  pack_rows(a.q, n.stride, n.queries, n.width, queries, pad.width);
+  pack_rows(a.dout, n.stride, n.queries, n.width, douts, pad.width);
+  round_packed(a.bf16, key_columns, 2 * n.width * pad.keys);  // the five lie one after the other
+  round_packed(a.bf16, keys, (n.keys + 2 * n.queries) * pad.width);
+  const float scale = 1.0F / std::sqrt(static_cast<float>(n.width));
+  for (std::int64_t first = 0; first == 0 || first < n.queries; first += kQueryBlock) {  // no query: dk and dv are 0
+    const std::int64_t rows = std::min(kQueryBlock, n.queries - first);
     const float* const q = queries + first * pad.width;
     const float* const dout = douts + first * pad.width;
-    small_gemm({rows, tokens, a.width, q, pad.width, 1, key_columns, pad.tokens, scores, pad.tokens, false});
-    small_gemm({rows, tokens, a.width, dout, pad.width, 1, value_columns, pad.tokens, dscores, pad.tokens, false});
+    small_gemm({rows, columns, n.width, q, pad.width, 1, key_columns, pad.keys, scores, pad.keys, false});
+    small_gemm({rows, columns, n.width, dout, pad.width, 1, value_columns, pad.keys, dscores, pad.keys, false});
     for (std::int64_t row = 0; row < rows; ++row) {
-      const float delta = dot(dout + row * pad.width, a.out + (first + row) * a.stride, a.width);
-      score_gradients(scores + row * pad.tokens, dscores + row * pad.tokens, a.tokens, scale,
-                      a.log_sum_exp[first + row], delta);
+      const float delta = dot(dout + row * pad.width, a.out + (first + row) * n.stride, n.width);
+      const float* const factors = factors_of(a.dropout, a.first_index, first + row, n.keys, factor_row);
+      (factors != nullptr ? score_gradients<true> : score_gradients<false>)(scores + row * pad.keys,
+                                                                            dscores + row * pad.keys, factors, n.keys,
+                                                                            scale, a.log_sum_exp[first + row], delta);
     }
-    round_packed(a.bf16, scores, rows * pad.tokens);
-    round_packed(a.bf16, dscores, rows * pad.tokens);
-    small_gemm({rows, width, a.tokens, dscores, pad.tokens, 1, keys, pad.width, dqueries, pad.width, false});
-    unpack_rows(dqueries, pad.width, rows, a.width, nullptr, a.dq + first * a.stride, a.stride);
+    round_packed(a.bf16, scores, rows * pad.keys);
+    round_packed(a.bf16, dscores, rows * pad.keys);
+    small_gemm({rows, width, n.keys, dscores, pad.keys, 1, keys, pad.width, dqueries, pad.width, false});
+    unpack_rows(dqueries, pad.width, rows, n.width, nullptr, a.dq + first * n.stride, n.stride);
     const bool add = first > 0;
-    small_gemm({a.tokens, width, rows, scores, 1, pad.tokens, dout, pad.width, dvalues, pad.width, add});
-    small_gemm({a.tokens, width, rows, dscores, 1, pad.tokens, q, pad.width, dkeys, pad.width, add});
+    small_gemm({n.keys, width, rows, scores, 1, pad.keys, dout, pad.width, dvalues, pad.width, add});
+    small_gemm({n.keys, width, rows, dscores, 1, pad.keys, q, pad.width, dkeys, pad.width, add});
   }
-  unpack_rows(dkeys, pad.width, a.tokens, a.width, nullptr, a.dk, a.stride);
-  unpack_rows(dvalues, pad.width, a.tokens, a.width, nullptr, a.dv, a.stride);
+  unpack_rows(dkeys, pad.width, n.keys, n.width, nullptr, a.dk, n.stride);
+  unpack_rows(dvalues, pad.width, n.keys, n.width, nullptr, a.dv, n.stride);
 }
 
 }  // namespace
@@ -235,10 +267,11 @@ HWY_EXPORT(Backward);
 void attention_head(const AttentionHead& a) { HWY_DYNAMIC_DISPATCH(Forward)(a); }
 void attention_head_backward(const AttentionHeadBackward& a) { HWY_DYNAMIC_DISPATCH(Backward)(a); }
 
-std::int64_t attention_scratch(std::int64_t tokens, std::int64_t width) {
-  const std::int64_t token_row = aligned_floats(tokens);
-  const std::int64_t width_row = aligned_floats(width);
-  return 2 * width * token_row + 5 * tokens * width_row + 2 * kQueryBlock * (token_row + width_row);
+std::int64_t attention_scratch(const HeadShape& shape) {
+  const std::int64_t key_row = aligned_floats(shape.keys);
+  const std::int64_t width_row = aligned_floats(shape.width);
+  return 2 * shape.width * key_row + (3 * shape.keys + 2 * shape.queries) * width_row +
+         2 * kQueryBlock * (key_row + width_row) + key_row;
 }
 
 }  // namespace vitrail::cpu

@@ -1,25 +1,35 @@
 #pragma once
-// Attention of one image and head. The T x T scores exist only as a block of kQueryBlock rows in the caller's scratch.
+// Attention of one image and head. The scores exist only as a block of kQueryBlock rows in the caller's scratch.
 
 #include <cstdint>
+
+#include "ops/dropout_mask.hpp"
 
 namespace vitrail::cpu {
 
 /// Query rows that are treated together. Fixed: the order of the sums of dk and dv depends on it.
 inline constexpr std::int64_t kQueryBlock = 64;
 
-/// Pointers are to the head's first element of token 0; consecutive tokens are `stride` elements apart.
+/// Consecutive tokens of a head are `stride` elements apart, in all tensors.
+struct HeadShape {
+  std::int64_t queries;  // Tq
+  std::int64_t keys;     // T
+  std::int64_t width;    // Dh
+  std::int64_t stride;   // H * Dh
+};
+
+/// Pointers are to the head's first element of token 0.
 struct AttentionHead {
   const float* q;
   const float* k;
   const float* v;
   float* out;
-  float* log_sum_exp;  // [tokens]
-  std::int64_t tokens;
-  std::int64_t width;   // Dh
-  std::int64_t stride;  // H * Dh
-  float* scratch;       // attention_scratch(tokens, width) floats, 64-byte aligned
-  bool bf16 = false;    // the inputs of products are rounded to bf16
+  float* log_sum_exp;  // [queries]
+  HeadShape shape;
+  const DropoutMask* dropout;  // of the probabilities, or nullptr
+  std::uint64_t first_index;   // of its query 0 and key 0; key by key, then query by query
+  float* scratch;              // attention_scratch(shape) floats, 64-byte aligned
+  bool bf16 = false;           // the inputs of products are rounded to bf16
 };
 void attention_head(const AttentionHead& a);
 
@@ -33,15 +43,15 @@ struct AttentionHeadBackward {
   float* dq;
   float* dk;
   float* dv;
-  std::int64_t tokens;
-  std::int64_t width;
-  std::int64_t stride;
+  HeadShape shape;
+  const DropoutMask* dropout;
+  std::uint64_t first_index;
   float* scratch;
   bool bf16 = false;
 };
 void attention_head_backward(const AttentionHeadBackward& a);
 
 /// Floats of scratch that one head needs in either direction.
-std::int64_t attention_scratch(std::int64_t tokens, std::int64_t width);
+std::int64_t attention_scratch(const HeadShape& shape);
 
 }  // namespace vitrail::cpu

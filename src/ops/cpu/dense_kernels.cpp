@@ -25,37 +25,29 @@ void StartRows(const float* bias, const float* residual, float* y, std::int64_t 
   }
 }
 
-void BiasGelu(const float* bias, float* u, float* h, std::int64_t rows, std::int64_t n) {
+void BiasGelu(const float* bias, const float* mask, float* u, float* h, std::int64_t rows, std::int64_t n) {
   for (std::int64_t row = 0; row < rows; ++row) {
     const std::int64_t first = row * n;
     for_vectors(n, [&](std::int64_t i, std::int64_t count) {
       const Vector x = hn::Add(load(u + first + i, count), load(bias + i, count));
       store(x, u + first + i, count);
-      store(gelu(x), h + first + i, count);
+      Vector value = gelu(x);
+      if (mask != nullptr) value = hn::Mul(value, load(mask + first + i, count));
+      store(value, h + first + i, count);
     });
   }
 }
 
-void GeluBackward(const float* u, float* h, float* du, std::int64_t n) {
+void GeluBackward(const float* u, const float* mask, float* h, float* du, std::int64_t n) {
   for_vectors(n, [&](std::int64_t i, std::int64_t count) {
-    const Gelu g = gelu_and_slope(load(u + i, count));
+    Gelu g = gelu_and_slope(load(u + i, count));
+    if (mask != nullptr) {
+      const Vector factor = load(mask + i, count);
+      g = {hn::Mul(g.value, factor), hn::Mul(g.slope, factor)};
+    }
     store(g.value, h + i, count);
     store(hn::Mul(load(du + i, count), g.slope), du + i, count);
   });
-}
-
-void RoundToBf16(const float* x, Bf16* y, std::int64_t n) {
-  const hn::Rebind<std::uint16_t, Floats> halves;
-  const hn::RebindToSigned<Floats> di;
-  const auto half = [&](std::int64_t i) {
-    return hn::DemoteTo(halves, hn::BitCast(di, hn::ShiftRight<16>(rounded_bits(hn::LoadU(Floats(), x + i)))));
-  };
-  std::int64_t i = 0;
-  for (; i + lanes() <= n; i += lanes()) hn::StoreU(half(i), halves, &y[i].bits);
-  for (; i < n; ++i) y[i] = to_bf16(x[i]);
-}
-void RoundRun(const float* x, float* y, std::int64_t n) {
-  for_vectors(n, [&](std::int64_t i, std::int64_t count) { store(rounded(load(x + i, count)), y + i, count); });
 }
 
 /// kVectors columns of vectors, all rows; kAdd: on top of what sums hold.
@@ -121,7 +113,8 @@ void LayernormForwardRun(const LayernormRows& a) {
     const Vector rstds = set(rstd);
     for_vectors(a.n, [&](std::int64_t i, std::int64_t count) {
       const Vector normal = hn::Mul(hn::Sub(load(x + i, count), means), rstds);
-      store(hn::MulAdd(normal, load(a.scale + i, count), load(a.bias + i, count)), a.y + row * a.n + i, count);
+      const Vector bias = a.bias != nullptr ? load(a.bias + i, count) : zero();
+      store(hn::MulAdd(normal, load(a.scale + i, count), bias), a.y + row * a.n + i, count);
     });
     a.mean[row] = mean;
     a.rstd[row] = rstd;
@@ -170,8 +163,6 @@ namespace vitrail::cpu {
 HWY_EXPORT(StartRows);
 HWY_EXPORT(BiasGelu);
 HWY_EXPORT(GeluBackward);
-HWY_EXPORT(RoundToBf16);
-HWY_EXPORT(RoundRun);
 HWY_EXPORT(ColumnSums);
 HWY_EXPORT(AddColumnSums);
 HWY_EXPORT(AddInto);
@@ -183,11 +174,11 @@ HWY_EXPORT(LayernormBackwardRun);
 void start_rows(const float* bias, const float* residual, float* y, std::int64_t rows, std::int64_t n) {
   HWY_DYNAMIC_DISPATCH(StartRows)(bias, residual, y, rows, n);
 }
-void bias_gelu(const float* bias, float* u, float* h, std::int64_t rows, std::int64_t n) {
-  HWY_DYNAMIC_DISPATCH(BiasGelu)(bias, u, h, rows, n);
+void bias_gelu(const float* bias, const float* mask, float* u, float* h, std::int64_t rows, std::int64_t n) {
+  HWY_DYNAMIC_DISPATCH(BiasGelu)(bias, mask, u, h, rows, n);
 }
-void gelu_backward(const float* u, float* h, float* du, std::int64_t n) {
-  HWY_DYNAMIC_DISPATCH(GeluBackward)(u, h, du, n);
+void gelu_backward(const float* u, const float* mask, float* h, float* du, std::int64_t n) {
+  HWY_DYNAMIC_DISPATCH(GeluBackward)(u, mask, h, du, n);
 }
 void column_sums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
   HWY_DYNAMIC_DISPATCH(ColumnSums)(x, stride, rows, n, sums);
@@ -195,8 +186,6 @@ void column_sums(const float* x, std::int64_t stride, std::int64_t rows, std::in
 void add_column_sums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
   HWY_DYNAMIC_DISPATCH(AddColumnSums)(x, stride, rows, n, sums);
 }
-void round_run(const float* x, Bf16* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(RoundToBf16)(x, y, n); }
-void round_run(const float* x, float* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(RoundRun)(x, y, n); }
 void add_into(const float* x, float* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(AddInto)(x, y, n); }
 void tanh_run(const float* x, float* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(TanhForwardRun)(x, y, n); }
 void tanh_run_backward(const float* dy, const float* y, float* dx, std::int64_t n) {

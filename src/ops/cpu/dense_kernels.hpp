@@ -4,23 +4,18 @@
 
 #include <cstdint>
 
-#include "base/bf16.hpp"
-
 namespace vitrail::cpu {
 
 /// y[r] = bias + residual[r]; either may be left out (nullptr), then it counts as 0. y may be residual.
 void start_rows(const float* bias, const float* residual, float* y, std::int64_t rows, std::int64_t n);
-/// u[r] += bias; h = gelu(u).
-void bias_gelu(const float* bias, float* u, float* h, std::int64_t rows, std::int64_t n);
-/// On entry du holds d loss / d h. h = gelu(u); du *= gelu'(u).
-void gelu_backward(const float* u, float* h, float* du, std::int64_t n);
+/// u[r] += bias; h = gelu(u) * mask; the mask may be left out (nullptr), then it counts as 1.
+void bias_gelu(const float* bias, const float* mask, float* u, float* h, std::int64_t rows, std::int64_t n);
+/// On entry du holds d loss / d h. h = gelu(u) * mask; du *= mask * gelu'(u). The mask may be left out.
+void gelu_backward(const float* u, const float* mask, float* h, float* du, std::int64_t n);
 /// sums[c] = sum over the rows of x[r * stride + c], c = 0 .. n-1, rows ascending.
 void column_sums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums);
 /// The same, added to what sums hold.
 void add_column_sums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums);
-/// y = x rounded to the nearest bf16, ties to even; NaN stays NaN. As bf16, or as f32 (then y may be x).
-void round_run(const float* x, Bf16* y, std::int64_t n);
-void round_run(const float* x, float* y, std::int64_t n);
 /// y += x
 void add_into(const float* x, float* y, std::int64_t n);
 void tanh_run(const float* x, float* y, std::int64_t n);
@@ -31,7 +26,7 @@ void tanh_run_backward(const float* dy, const float* y, float* dx, std::int64_t 
 struct LayernormRows {
   const float* x;      // [rows n]
   const float* scale;  // [n]
-  const float* bias;   // [n]
+  const float* bias;   // [n], or nullptr
   float* y;            // [rows n]
   float* mean;         // [rows]
   float* rstd;         // [rows]

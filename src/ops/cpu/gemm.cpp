@@ -5,7 +5,7 @@
 #include <oneapi/dnnl/dnnl.h>
 
 #include "base/error.hpp"
-#include "ops/cpu/dense_kernels.hpp"
+#include "ops/cpu/elementwise_kernels.hpp"
 #include "ops/cpu/workspace.hpp"
 
 namespace vitrail::cpu {
@@ -61,10 +61,10 @@ std::int64_t floats_of_bf16(std::int64_t count) { return aligned_floats((count +
 const Bf16* rounded_to_bf16(const Operand& from, const Stored& s, float* to) {
   Bf16* const rows = reinterpret_cast<Bf16*>(to);
   if (from.stride == s.columns) {
-    round_run(from.data, rows, s.rows * s.columns);
+    to_bf16_run(from.data, rows, s.rows * s.columns);
   } else {
     for (std::int64_t row = 0; row < s.rows; ++row)
-      round_run(from.data + row * from.stride, rows + row * s.columns, s.columns);
+      to_bf16_run(from.data + row * from.stride, rows + row * s.columns, s.columns);
   }
   return rows;
 }

@@ -22,6 +22,11 @@ Sizes sizes_of(const Arguments& a) {
   return {a.x.shape[0], a.x.shape[1], a.x.shape[2], a.w1.shape[1], a.w1.shape[2]};
 }
 
+/// Row `row` of a tensor of rows of length n, nullptr if it was left out.
+const float* row_of(const ConstTensor& tensor, std::int64_t row, std::int64_t n) {
+  return tensor ? tensor.as<float>() + row * n : nullptr;
+}
+
 /// `rows` rows of an expert, from row `first` of the whole tensors, and where their h and du go.
 struct Panel {
   std::int64_t expert, first, rows;
@@ -43,7 +48,8 @@ void input_gradients(const MlpBackward& a, const Sizes& s, const Gemm& gemm, con
   const float* const w2 = a.w2.as<float>() + p.expert * s.weights();
   const float* const dy = a.dy.as<float>() + p.first * s.width;
   gemm(p.rows, s.hidden, s.width, {dy, s.width}, {w2, s.width, true}, Into::overwrite, p.du, p.copy);
-  gelu_backward(a.u.as<float>() + p.first * s.hidden, p.h, p.du, p.rows * s.hidden);
+  gelu_backward(a.u.as<float>() + p.first * s.hidden, row_of(a.hidden_mask, p.first, s.hidden), p.h, p.du,
+                p.rows * s.hidden);
   gemm(p.rows, s.width, s.hidden, {p.du, s.hidden}, {w1, s.hidden, true}, Into::overwrite,
        a.dx.as<float>() + p.first * s.width, p.copy);
 }
@@ -172,9 +178,8 @@ void CpuOps::run(const MlpForward& a) {
     float* const y = a.y.as<float>() + first * s.width;
     gemm_(rows, s.hidden, s.width, {a.x.as<float>() + first * s.width, s.width},
           {a.w1.as<float>() + expert * s.weights(), s.hidden}, Into::overwrite, u, copy);
-    bias_gelu(a.b1.as<float>() + expert * s.hidden, u, h, rows, s.hidden);
-    start_rows(a.b2.as<float>() + expert * s.width, a.residual ? a.residual.as<float>() + first * s.width : nullptr, y,
-               rows, s.width);
+    bias_gelu(a.b1.as<float>() + expert * s.hidden, row_of(a.hidden_mask, first, s.hidden), u, h, rows, s.hidden);
+    start_rows(a.b2.as<float>() + expert * s.width, row_of(a.residual, first, s.width), y, rows, s.width);
     gemm_(rows, s.width, s.hidden, {h, s.hidden}, {a.w2.as<float>() + expert * s.weights(), s.width}, Into::add, y,
           copy);
   });

@@ -5,7 +5,7 @@
 
 namespace vitrail::cpu {
 
-/// p[r] = softmax(x[r] + sigma * noise[r]) over n entries; noise may be nullptr.
+/// p[r] = softmax(x[r] + sigma * noise[r]) over n entries; noise may be nullptr, p may be x.
 void softmax_rows(const float* x, const float* noise, float sigma, float* p, std::int64_t rows, std::int64_t n);
 
 /// Rows or tokens begin .. end-1 of the whole tensors.

@@ -1,4 +1,4 @@
-// Images, tokens, LayerNorm, attention and the elementwise layers.
+// Images, tokens, LayerNorm and attention.
 
 #include <algorithm>
 #include <array>
@@ -7,6 +7,7 @@
 #include "ops/cpu/attention_kernels.hpp"
 #include "ops/cpu/cpu_ops.hpp"
 #include "ops/cpu/dense_kernels.hpp"
+#include "ops/cpu/elementwise_kernels.hpp"
 #include "ops/cpu/gemm.hpp"
 #include "ops/cpu/parallel.hpp"
 #include "ops/cpu/weight_gradient.hpp"
@@ -103,8 +104,9 @@ void CpuOps::run(const LayernormForward& a) {
   const std::int64_t n = a.x.shape[2];
   const std::int64_t rows = a.x.shape[0] * a.x.shape[1];
   for_each_piece(threads_, rows, kNormRows, [&](std::int64_t begin, std::int64_t end) {
-    layernorm_rows({a.x.as<float>() + begin * n, a.scale.as<float>(), a.bias.as<float>(), a.y.as<float>() + begin * n,
-                    a.mean.as<float>() + begin, a.rstd.as<float>() + begin, end - begin, n});
+    layernorm_rows({a.x.as<float>() + begin * n, a.scale.as<float>(), a.bias ? a.bias.as<float>() : nullptr,
+                    a.y.as<float>() + begin * n, a.mean.as<float>() + begin, a.rstd.as<float>() + begin, end - begin,
+                    n});
   });
 }
 
@@ -124,42 +126,72 @@ void CpuOps::run(const LayernormBackward& a) {
                              partials + 2 * unit * stride, partials + (2 * unit + 1) * stride,
                              cut.length(unit % pieces), n});
   });
-  tree_sums(2, n, leaves, pieces, threads_, [&](std::int64_t i) -> PartialSum {
+  tree_sums(a.dbias ? 2 : 1, n, leaves, pieces, threads_, [&](std::int64_t i) -> PartialSum {
     return {partials + i * stride, 2 * stride, n, i == 0 ? a.dscale.as<float>() : a.dbias.as<float>()};
   });
 }
 
+namespace {
+/// The heads of all images, the units of attention.
+struct Heads {
+  std::int64_t images, queries, keys, heads, width;
+  Heads(const Shape& q, const Shape& k) : images(q[0] * q[1]), queries(q[2]), keys(k[2]), heads(q[3]), width(q[4]) {}
+  [[nodiscard]] std::int64_t units() const { return images * heads; }
+  /// Where a head begins in a tensor of `tokens` tokens.
+  [[nodiscard]] std::int64_t begin(std::int64_t unit, std::int64_t tokens) const {
+    return (unit / heads * tokens * heads + unit % heads) * width;
+  }
+  [[nodiscard]] HeadShape shape() const { return {queries, keys, width, heads * width}; }
+  /// Of the dropout of query 0 and key 0.
+  [[nodiscard]] std::uint64_t index(std::int64_t unit, const DropoutDraw& draw) const {
+    return draw.first + static_cast<std::uint64_t>(unit * queries * keys);
+  }
+};
+}  // namespace
+
 void CpuOps::run(const AttentionForward& a) {
-  const std::int64_t images = a.q.shape[0] * a.q.shape[1];
-  const std::int64_t tokens = a.q.shape[2];
-  const std::int64_t heads = a.q.shape[3];
-  const std::int64_t width = a.q.shape[4];
-  const std::int64_t stride = heads * width;
-  const std::int64_t scratch = attention_scratch(tokens, width);
+  const Heads heads(a.q.shape, a.k.shape);
+  const DropoutMask mask(a.dropout);
+  const std::int64_t scratch = attention_scratch(heads.shape());
   float* const scratches = workspace_.floats(threads_ * scratch);
-  for_each_unit(threads_, images * heads, [&](std::int64_t unit, int thread) {
-    const std::int64_t first = unit / heads * tokens * stride + unit % heads * width;
-    attention_head({a.q.as<float>() + first, a.k.as<float>() + first, a.v.as<float>() + first,
-                    a.out.as<float>() + first, a.log_sum_exp.as<float>() + unit * tokens, tokens, width, stride,
-                    scratches + thread * scratch, precision_ == Precision::bf16});
+  for_each_unit(threads_, heads.units(), [&](std::int64_t unit, int thread) {
+    const std::int64_t query = heads.begin(unit, heads.queries);
+    const std::int64_t key = heads.begin(unit, heads.keys);
+    attention_head({.q = a.q.as<float>() + query,
+                    .k = a.k.as<float>() + key,
+                    .v = a.v.as<float>() + key,
+                    .out = a.out.as<float>() + query,
+                    .log_sum_exp = a.log_sum_exp.as<float>() + unit * heads.queries,
+                    .shape = heads.shape(),
+                    .dropout = mask.keeps_all() ? nullptr : &mask,
+                    .first_index = heads.index(unit, a.dropout),
+                    .scratch = scratches + thread * scratch,
+                    .bf16 = precision_ == Precision::bf16});
   });
 }
 
 void CpuOps::run(const AttentionBackward& a) {
-  const std::int64_t images = a.q.shape[0] * a.q.shape[1];
-  const std::int64_t tokens = a.q.shape[2];
-  const std::int64_t heads = a.q.shape[3];
-  const std::int64_t width = a.q.shape[4];
-  const std::int64_t stride = heads * width;
-  const std::int64_t scratch = attention_scratch(tokens, width);
+  const Heads heads(a.q.shape, a.k.shape);
+  const DropoutMask mask(a.dropout);
+  const std::int64_t scratch = attention_scratch(heads.shape());
   float* const scratches = workspace_.floats(threads_ * scratch);
-  for_each_unit(threads_, images * heads, [&](std::int64_t unit, int thread) {
-    const std::int64_t first = unit / heads * tokens * stride + unit % heads * width;
-    attention_head_backward({a.dout.as<float>() + first, a.q.as<float>() + first, a.k.as<float>() + first,
-                             a.v.as<float>() + first, a.out.as<float>() + first,
-                             a.log_sum_exp.as<float>() + unit * tokens, a.dq.as<float>() + first,
-                             a.dk.as<float>() + first, a.dv.as<float>() + first, tokens, width, stride,
-                             scratches + thread * scratch, precision_ == Precision::bf16});
+  for_each_unit(threads_, heads.units(), [&](std::int64_t unit, int thread) {
+    const std::int64_t query = heads.begin(unit, heads.queries);
+    const std::int64_t key = heads.begin(unit, heads.keys);
+    attention_head_backward({.dout = a.dout.as<float>() + query,
+                             .q = a.q.as<float>() + query,
+                             .k = a.k.as<float>() + key,
+                             .v = a.v.as<float>() + key,
+                             .out = a.out.as<float>() + query,
+                             .log_sum_exp = a.log_sum_exp.as<float>() + unit * heads.queries,
+                             .dq = a.dq.as<float>() + query,
+                             .dk = a.dk.as<float>() + key,
+                             .dv = a.dv.as<float>() + key,
+                             .shape = heads.shape(),
+                             .dropout = mask.keeps_all() ? nullptr : &mask,
+                             .first_index = heads.index(unit, a.dropout),
+                             .scratch = scratches + thread * scratch,
+                             .bf16 = precision_ == Precision::bf16});
   });
 }
 
@@ -182,15 +214,45 @@ void CpuOps::run(const TakeTokenBackward& a) {
   });
 }
 
-void CpuOps::run(const TanhForward& a) {
-  for_each_piece(threads_, a.x.elements(), kElements, [&](std::int64_t begin, std::int64_t end) {
-    tanh_run(a.x.as<float>() + begin, a.y.as<float>() + begin, end - begin);
+void CpuOps::run(const MeanTokensForward& a) {
+  const std::int64_t tokens = a.x.shape[1];
+  const std::int64_t n = a.x.shape[2];
+  for_each_unit(threads_, a.x.shape[0], [&](std::int64_t image, int) {
+    float* const y = a.y.as<float>() + image * n;
+    column_sums(a.x.as<float>() + image * tokens * n, n, tokens, n, y);
+    for (std::int64_t c = 0; c < n; ++c) y[c] /= static_cast<float>(tokens);
   });
 }
 
-void CpuOps::run(const TanhBackward& a) {
-  for_each_piece(threads_, a.y.elements(), kElements, [&](std::int64_t begin, std::int64_t end) {
-    tanh_run_backward(a.dy.as<float>() + begin, a.y.as<float>() + begin, a.dx.as<float>() + begin, end - begin);
+void CpuOps::run(const MeanTokensBackward& a) {
+  const std::int64_t tokens = a.dx.shape[1];
+  const std::int64_t n = a.dx.shape[2];
+  for_each_unit(threads_, a.dx.shape[0], [&](std::int64_t image, int) {
+    const float* const dy = a.dy.as<float>() + image * n;
+    float* const dx = a.dx.as<float>() + image * tokens * n;
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      for (std::int64_t c = 0; c < n; ++c) dx[t * n + c] = dy[c] / static_cast<float>(tokens);
+    }
+  });
+}
+
+void CpuOps::run(const MixImages& a) {
+  const std::int64_t images = a.x.shape[1];
+  const std::int64_t n = a.x.shape[2];
+  const std::int64_t mixed = a.weights.shape[2];
+  const std::int64_t cuts = (n + kElements - 1) / kElements;
+  for_each_unit(threads_, a.x.shape[0] * images * cuts, [&](std::int64_t unit, int) {
+    const std::int64_t image = unit / cuts;              // counted over the call
+    const std::int64_t first = image / images * images;  // of its leaf
+    const std::int64_t begin = unit % cuts * kElements;
+    const std::int64_t count = std::min(kElements, n - begin);
+    const float* const weights = a.weights.as<float>() + image * mixed;
+    float* const y = a.y.as<float>() + image * n + begin;
+    std::fill_n(y, count, 0.0F);
+    for (std::int64_t j = 0; j < mixed; ++j) {
+      const std::int64_t other = first + (image - first + j) % images;
+      scale_and_add(1.0F, weights[j], a.x.as<float>() + other * n + begin, y, count);
+    }
   });
 }
 

@@ -14,22 +14,6 @@ HWY_BEFORE_NAMESPACE();
 namespace vitrail::cpu::HWY_NAMESPACE {
 namespace {
 
-/// A sum over many classes: in runs of 32 vectors, so that its error grows with the run and not with the whole.
-struct LongSum {
-  // Written out: GCC compiles the implicit constructor without the target's instructions.
-  HWY_INLINE LongSum() : total(zero()), run(zero()) {}
-  Vector total;
-  Vector run;
-  int terms = 0;
-  HWY_INLINE void add(Vector x) {
-    run = hn::Add(run, x);
-    if (++terms % 32 != 0) return;
-    total = hn::Add(total, run);
-    run = zero();
-  }
-  HWY_INLINE float value() const { return sum(hn::Add(total, run)); }
-};
-
 // loss = sum y (lse - a) = lse * sum y - sum y a would cancel; so the differences are summed.
 float SoftmaxLoss(const float* logits, const float* targets, float scale, float* dlogits, std::int64_t classes) {
   constexpr float kLow = -std::numeric_limits<float>::infinity();

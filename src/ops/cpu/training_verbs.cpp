@@ -8,6 +8,7 @@
 #include "base/bf16.hpp"
 #include "ops/cpu/cpu_ops.hpp"
 #include "ops/cpu/dense_kernels.hpp"
+#include "ops/cpu/elementwise_kernels.hpp"
 #include "ops/cpu/parallel.hpp"
 #include "ops/cpu/training_kernels.hpp"
 
@@ -116,6 +117,14 @@ void CpuOps::run(const AdamWStep& a) {
       run.m[i] = static_cast<float>(round_to_bf16(decayed * run.m[i]));
     adamw_run(run);
     for (std::int64_t i = 0; i < run.n && a.bf16_moment; ++i) run.m[i] = static_cast<float>(round_to_bf16(run.m[i]));
+  });
+}
+
+void CpuOps::run(const RunningAverage& a) {
+  const auto decay = static_cast<float>(a.decay);
+  const auto rest = static_cast<float>(1.0 - a.decay);
+  for_each_piece(threads_, a.y.elements(), kElements, [&](std::int64_t begin, std::int64_t end) {
+    scale_and_add(decay, rest, a.x.as<float>() + begin, a.y.as<float>() + begin, end - begin);
   });
 }
 

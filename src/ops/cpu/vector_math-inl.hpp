@@ -70,6 +70,22 @@ HWY_INLINE hn::Vec<hn::RebindToUnsigned<Floats>> rounded_bits(Vector x) {
 }
 HWY_INLINE Vector rounded(Vector x) { return hn::BitCast(Floats(), rounded_bits(x)); }
 
+/// A sum over many vectors: in runs of 32, so that its error grows with the run and not with the whole.
+struct LongSum {
+  // Written out: GCC compiles the implicit constructor without the target's instructions.
+  HWY_INLINE LongSum() : total(zero()), run(zero()) {}
+  Vector total;
+  Vector run;
+  int terms = 0;
+  HWY_INLINE void add(Vector x) {
+    run = hn::Add(run, x);
+    if (++terms % 32 != 0) return;
+    total = hn::Add(total, run);
+    run = zero();
+  }
+  HWY_INLINE float value() const { return sum(hn::Add(total, run)); }
+};
+
 /// e^x to about 1 ulp for x <= 88 (larger x are the caller's mistake); 0 below -87; NaN stays NaN. Short chains matter
 /// more than few operations here: a loop over vectors is bound by the latency of the whole.
 HWY_INLINE Vector exp(Vector x) {

@@ -3,7 +3,7 @@
 #include <oneapi/dnnl/dnnl.h>
 
 #include "base/error.hpp"
-#include "ops/cpu/dense_kernels.hpp"
+#include "ops/cpu/elementwise_kernels.hpp"
 #include "ops/cpu/parallel.hpp"
 
 namespace vitrail::cpu {
@@ -17,8 +17,8 @@ WholeGemm::WholeGemm(int threads, std::int64_t side, Precision precision, const 
   float* const first = rounded_.floats(2 * matrix + (product_ ? product_->scratch() : 0));
   float* const second = first + matrix;
   if (product_) {
-    round_run(a, reinterpret_cast<Bf16*>(first), n);
-    round_run(b, reinterpret_cast<Bf16*>(second), n);
+    to_bf16_run(a, reinterpret_cast<Bf16*>(first), n);
+    to_bf16_run(b, reinterpret_cast<Bf16*>(second), n);
   } else {
     round_run(a, first, n);
     round_run(b, second, n);

@@ -1,4 +1,4 @@
-// From pixels to tokens.
+// From pixels to tokens, and from tokens to one row per image.
 
 #include <algorithm>
 
@@ -94,11 +94,54 @@ void take_token_backward(const TakeTokenBackward& a) {
     for (std::int64_t c = 0; c < width; ++c) a.dx.as<T>()[b * tokens * width + c] = a.dy.as<T>()[b * width + c];
 }
 
+// y[b] = sum over t of x[b,t] / T
+template <class T>
+void mean_tokens_forward(const MeanTokensForward& a) {
+  const std::int64_t images = a.x.shape[0], tokens = a.x.shape[1], width = a.x.shape[2];
+  for (std::int64_t b = 0; b < images; ++b) {
+    for (std::int64_t c = 0; c < width; ++c) {
+      T sum{};
+      for (std::int64_t t = 0; t < tokens; ++t) sum += a.x.as<T>()[(b * tokens + t) * width + c];
+      a.y.as<T>()[b * width + c] = sum / static_cast<double>(tokens);
+    }
+  }
+}
+
+// dx[b,t] = dy[b] / T
+template <class T>
+void mean_tokens_backward(const MeanTokensBackward& a) {
+  const std::int64_t images = a.dx.shape[0], tokens = a.dx.shape[1], width = a.dx.shape[2];
+  for (std::int64_t b = 0; b < images; ++b)
+    for (std::int64_t t = 0; t < tokens; ++t)
+      for (std::int64_t c = 0; c < width; ++c)
+        a.dx.as<T>()[(b * tokens + t) * width + c] = a.dy.as<T>()[b * width + c] / static_cast<double>(tokens);
+}
+
+// y[l,i] = sum over j of weights[l,i,j] x[l, (i + j) mod B]
+template <class T>
+void mix_images(const MixImages& a) {
+  const std::int64_t leaves = a.x.shape[0], images = a.x.shape[1], width = a.x.shape[2], mixed = a.weights.shape[2];
+  for (std::int64_t leaf = 0; leaf < leaves; ++leaf) {
+    const T* x = a.x.as<T>() + leaf * images * width;
+    for (std::int64_t i = 0; i < images; ++i) {
+      const T* weights = a.weights.as<T>() + (leaf * images + i) * mixed;
+      for (std::int64_t c = 0; c < width; ++c) {
+        T sum{};
+        for (std::int64_t j = 0; j < mixed; ++j) sum += weights[j] * x[(i + j) % images * width + c];
+        a.y.as<T>()[(leaf * images + i) * width + c] = sum;
+      }
+    }
+  }
+}
+
 VITRAIL_REFERENCE_VERB(normalize_images, NormalizeImages)
 VITRAIL_REFERENCE_VERB(patches_forward, PatchesForward)
 VITRAIL_REFERENCE_VERB(embed_tokens_forward, EmbedTokensForward)
 VITRAIL_REFERENCE_VERB(embed_tokens_backward, EmbedTokensBackward)
 VITRAIL_REFERENCE_VERB(take_token_forward, TakeTokenForward)
 VITRAIL_REFERENCE_VERB(take_token_backward, TakeTokenBackward)
+VITRAIL_REFERENCE_VERB(mean_tokens_forward, MeanTokensForward)
+VITRAIL_REFERENCE_VERB(mean_tokens_backward, MeanTokensBackward)
+VITRAIL_REFERENCE_VERB(mix_images, MixImages)
 
 }  // namespace vitrail::reference

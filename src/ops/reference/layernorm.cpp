@@ -13,7 +13,7 @@ constexpr double kEpsilon = 1e-6;
 template <class T>
 void layernorm_forward(const LayernormForward& a) {
   const std::int64_t rows = a.x.shape[0] * a.x.shape[1], width = a.x.shape[2];
-  const T *scale = a.scale.as<T>(), *bias = a.bias.as<T>();
+  const T* scale = a.scale.as<T>();
   for (std::int64_t r = 0; r < rows; ++r) {
     const T* x = a.x.as<T>() + r * width;
     T* y = a.y.as<T>() + r * width;
@@ -23,7 +23,8 @@ void layernorm_forward(const LayernormForward& a) {
     for (std::int64_t c = 0; c < width; ++c) variance += (x[c] - mean) * (x[c] - mean);
     variance /= static_cast<double>(width);
     const T rstd = 1.0 / std::sqrt(variance + kEpsilon);
-    for (std::int64_t c = 0; c < width; ++c) y[c] = (x[c] - mean) * rstd * scale[c] + bias[c];
+    for (std::int64_t c = 0; c < width; ++c)
+      y[c] = (x[c] - mean) * rstd * scale[c] + (a.bias ? a.bias.as<T>()[c] : T{});
     a.mean.as<T>()[r] = mean;
     a.rstd.as<T>()[r] = rstd;
   }
@@ -45,11 +46,12 @@ void layernorm_backward(const LayernormBackward& a) {
     for (std::int64_t r = leaf * rows; r < (leaf + 1) * rows; ++r)
       for (std::int64_t c = 0; c < width; ++c) dscale[c] += dy[r * width + c] * xh(r, c);
   });
-  sum_over_leaves(0, leaves, a.dbias.as<T>(), width, [&](std::int64_t leaf, T* dbias) {
+  const auto sum_of_rows = [&](std::int64_t leaf, T* dbias) {
     std::fill(dbias, dbias + width, T{});
     for (std::int64_t r = leaf * rows; r < (leaf + 1) * rows; ++r)
       for (std::int64_t c = 0; c < width; ++c) dbias[c] += dy[r * width + c];
-  });
+  };
+  if (a.dbias) sum_over_leaves(0, leaves, a.dbias.as<T>(), width, sum_of_rows);
   for (std::int64_t r = 0; r < leaves * rows; ++r) {
     T mean_dxh{}, mean_dxh_xh{};
     for (std::int64_t c = 0; c < width; ++c) {

@@ -70,6 +70,12 @@ T gelu_slope(T u) {
   return 0.5 * (1.0 + th) + 0.5 * u * (1.0 - th * th) * kGeluScale * (1.0 + 3.0 * kGeluCubic * u * u);
 }
 
+// Element i of a mask, 1 if it was left out.
+template <class T>
+T mask_at(const ConstTensor& mask, std::int64_t i) {
+  return mask ? mask.as<T>()[i] : T(1.0);
+}
+
 }  // namespace
 
 // y = x w + b + residual
@@ -87,29 +93,29 @@ void linear_backward(const LinearBackward& a) {
   if (a.dx) blocks_input_gradient(n, a.dy.as<T>(), a.w.as<T>(), data_or_null<T>(a.dresidual), a.dx.as<T>());
 }
 
-// u = x w1 + b1;  h = gelu(u);  y = h w2 + b2 + residual
+// u = x w1 + b1;  h = gelu(u) mask;  y = h w2 + b2 + residual
 template <class T>
 void mlp_forward(const MlpForward& a) {
   const Blocks up{a.x.shape[0], a.x.shape[1], a.x.shape[2], a.x.shape[3], a.u.shape[3]};
   const Blocks down{up.leaves, up.experts, up.rows, up.out, up.in};
   T *u = a.u.as<T>(), *h = a.h.as<T>();
   blocks_forward<T>(up, a.x.as<T>(), a.w1.as<T>(), a.b1.as<T>(), nullptr, u);
-  for (std::int64_t i = 0; i < a.u.elements(); ++i) h[i] = gelu(u[i]);
+  for (std::int64_t i = 0; i < a.u.elements(); ++i) h[i] = gelu(u[i]) * mask_at<T>(a.hidden_mask, i);
   blocks_forward<T>(down, h, a.w2.as<T>(), a.b2.as<T>(), data_or_null<T>(a.residual), a.y.as<T>());
 }
 
-// h = gelu(u);       dw2 = h^T dy;  db2 = column sums of dy;  dh = dy w2^T
-// du = dh gelu'(u);  dw1 = x^T du;  db1 = column sums of du;  dx = du w1^T
+// h = gelu(u) mask;       dw2 = h^T dy;  db2 = column sums of dy;  dh = dy w2^T
+// du = dh mask gelu'(u);  dw1 = x^T du;  db1 = column sums of du;  dx = du w1^T
 template <class T>
 void mlp_backward(const MlpBackward& a) {
   const Blocks up{a.x.shape[0], a.x.shape[1], a.x.shape[2], a.x.shape[3], a.u.shape[3]};
   const Blocks down{up.leaves, up.experts, up.rows, up.out, up.in};
   const T *u = a.u.as<T>(), *dy = a.dy.as<T>();
   T *h = a.h.as<T>(), *du = a.du.as<T>();
-  for (std::int64_t i = 0; i < a.u.elements(); ++i) h[i] = gelu(u[i]);
+  for (std::int64_t i = 0; i < a.u.elements(); ++i) h[i] = gelu(u[i]) * mask_at<T>(a.hidden_mask, i);
   blocks_parameter_gradients<T>(down, h, dy, a.dw2.as<T>(), a.db2.as<T>());
   blocks_input_gradient<T>(down, dy, a.w2.as<T>(), nullptr, du);  // dh
-  for (std::int64_t i = 0; i < a.u.elements(); ++i) du[i] *= gelu_slope(u[i]);
+  for (std::int64_t i = 0; i < a.u.elements(); ++i) du[i] *= mask_at<T>(a.hidden_mask, i) * gelu_slope(u[i]);
   blocks_parameter_gradients<T>(up, a.x.as<T>(), du, a.dw1.as<T>(), a.db1.as<T>());
   blocks_input_gradient<T>(up, du, a.w1.as<T>(), nullptr, a.dx.as<T>());
 }

@@ -7,6 +7,8 @@
 #include <numbers>
 #include <vector>
 
+#include "base/bf16.hpp"
+
 namespace vitrail::reference {
 
 /// Branches and comparisons look at this.
@@ -25,6 +27,18 @@ inline double log1p(double x) { return std::log1p(x); }
 inline std::complex<double> log1p(std::complex<double> x) {
   return {std::log1p(x.real()), x.imag() / (1.0 + x.real())};
 }
+
+/// x brought into -limit .. limit
+template <class T>
+T clamp(T x, double limit) {
+  if (real_part(x) > limit) return limit;
+  if (real_part(x) < -limit) return -limit;
+  return x;
+}
+
+/// To bfloat16; a step function, so the derivative is 0.
+inline double rounded(double x) { return round_to_bf16(x); }
+inline std::complex<double> rounded(std::complex<double> x) { return round_to_bf16(x.real()); }
 
 inline bool is_finite(double x) { return std::isfinite(x); }
 inline bool is_finite(std::complex<double> x) { return std::isfinite(x.real()) && std::isfinite(x.imag()); }

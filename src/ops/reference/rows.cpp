@@ -1,4 +1,4 @@
-// The movement of rows between tokens and expert buffers.
+// The movement of rows between tokens and expert buffers, and what depends on where they went.
 
 #include <algorithm>
 
@@ -6,6 +6,17 @@
 #include "ops/reference/reference.hpp"
 
 namespace vitrail::reference {
+namespace {
+
+// The gates of a token's kept choices, j ascending.
+template <class T>
+T sum_of_kept(const T* gate, const std::int32_t* row, std::int64_t choices) {
+  T sum{};
+  for (std::int64_t j = 0; j < choices; ++j) sum += row[j] < 0 ? T{} : gate[j];
+  return sum;
+}
+
+}  // namespace
 
 // expert e = owner * (experts of an owner) + place;  slots = groups * C
 // row[l,g,s,j] = ((owner * leaves + l) * experts + place) * slots + g * C + slot[l,g,s,j] when 0 <= slot < C, else -1
@@ -98,6 +109,34 @@ void combine_rows_backward(const CombineRowsBackward& a) {
   }
 }
 
+// y[t,j] = gate[t,j] / sum over kept i of gate[t,i], i ascending; 0 where row[t,j] < 0, and where the sum is 0
+template <class T>
+void normalize_gates_forward(const NormalizeGatesForward& a) {
+  const std::int64_t tokens = a.gate.shape[0], choices = a.gate.shape[1];
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const std::int32_t* row = a.row.as<std::int32_t>() + t * choices;
+    const T* gate = a.gate.as<T>() + t * choices;
+    const T sum = sum_of_kept(gate, row, choices);
+    for (std::int64_t j = 0; j < choices; ++j)
+      a.y.as<T>()[t * choices + j] = row[j] < 0 || real_part(sum) == 0.0 ? T{} : gate[j] / sum;
+  }
+}
+
+// dgate[t,j] = (dy[t,j] - sum over kept i of dy[t,i] y[t,i]) / sum over kept i of gate[t,i]; 0 where y is 0 by rule
+template <class T>
+void normalize_gates_backward(const NormalizeGatesBackward& a) {
+  const std::int64_t tokens = a.gate.shape[0], choices = a.gate.shape[1];
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const std::int32_t* row = a.row.as<std::int32_t>() + t * choices;
+    const T *dy = a.dy.as<T>() + t * choices, *y = a.y.as<T>() + t * choices;
+    const T sum = sum_of_kept(a.gate.as<T>() + t * choices, row, choices);
+    T inner{};
+    for (std::int64_t j = 0; j < choices; ++j) inner += row[j] < 0 ? T{} : dy[j] * y[j];
+    for (std::int64_t j = 0; j < choices; ++j)
+      a.dgate.as<T>()[t * choices + j] = row[j] < 0 || real_part(sum) == 0.0 ? T{} : (dy[j] - inner) / sum;
+  }
+}
+
 // assigned[e] = number of assignments to e with slot >= 0;  kept[e] = those with slot < C
 // processed = number of tokens with a kept one
 template <class T>
@@ -127,6 +166,8 @@ VITRAIL_REFERENCE_VERB(gather_rows_forward, GatherRowsForward)
 VITRAIL_REFERENCE_VERB(gather_rows_backward, GatherRowsBackward)
 VITRAIL_REFERENCE_VERB(combine_rows_forward, CombineRowsForward)
 VITRAIL_REFERENCE_VERB(combine_rows_backward, CombineRowsBackward)
+VITRAIL_REFERENCE_VERB(normalize_gates_forward, NormalizeGatesForward)
+VITRAIL_REFERENCE_VERB(normalize_gates_backward, NormalizeGatesBackward)
 VITRAIL_REFERENCE_VERB(count_assignments, CountAssignments)
 
 }  // namespace vitrail::reference

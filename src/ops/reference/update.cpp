@@ -1,26 +1,9 @@
 // Random numbers, sums and the parameter update.
 
-#include "base/bf16.hpp"
 #include "ops/reference/numbers.hpp"
 #include "ops/reference/reference.hpp"
 
 namespace vitrail::reference {
-namespace {
-
-// x brought into -limit .. limit
-template <class T>
-T clamp(T x, double limit) {
-  if (real_part(x) > limit) return limit;
-  if (real_part(x) < -limit) return -limit;
-  return x;
-}
-
-// to bfloat16; a step function, so the derivative is 0
-double rounded(double x) { return round_to_bf16(x); }
-std::complex<double> rounded(std::complex<double> x) { return round_to_bf16(x.real()); }
-
-}  // namespace
-
 // y[i] = normal number of index first_index + i
 template <class T>
 void random_normal(const RandomNormal& a) {
@@ -75,6 +58,38 @@ void adamw_step(const AdamWStep& a) {
   }
 }
 
+// d as above
+// trace = d + momentum trace;  parameter -= learning_rate (trace + decay[block] parameter); without a trace it is d
+// bf16_trace: trace = d + bf16(bf16(momentum) trace), rounded when it is stored.
+template <class T>
+void sgd_step(const SgdStep& a) {
+  const auto* begin = a.block_begin.as<std::int64_t>();
+  for (std::int64_t b = 0; b < a.decay.elements(); ++b) {
+    const double decay = a.decay.as<double>()[b], multiplier = a.multiplier.as<double>()[b];
+    const bool frozen = a.frozen.as<std::uint8_t>()[b] != 0;
+    for (std::int64_t i = begin[b]; i < begin[b + 1]; ++i) {
+      T& parameter = a.parameter.as<T>()[i];
+      T u = a.gradient.as<T>()[i] * multiplier * a.gradient_scale;
+      if (a.clip_absolute > 0.0) u = clamp(u, a.clip_absolute);
+      if (a.trace) {
+        T& trace = a.trace.as<T>()[i];
+        u += a.bf16_trace ? rounded(rounded(T(a.momentum)) * trace) : a.momentum * trace;
+        trace = a.bf16_trace ? rounded(u) : u;
+      }
+      if (!frozen) parameter -= a.learning_rate * (u + decay * parameter);
+    }
+  }
+}
+
+// y = decay y + (1 - decay) x
+template <class T>
+void running_average(const RunningAverage& a) {
+  for (std::int64_t i = 0; i < a.y.elements(); ++i) {
+    T& y = a.y.as<T>()[i];
+    y = a.decay * y + (1.0 - a.decay) * a.x.as<T>()[i];
+  }
+}
+
 // finite[0] = 1 if every x[i] is a finite number, else 0
 template <class T>
 void all_finite(const AllFinite& a) {
@@ -87,6 +102,8 @@ VITRAIL_REFERENCE_VERB(random_normal, RandomNormal)
 VITRAIL_REFERENCE_VERB(accumulate, Accumulate)
 VITRAIL_REFERENCE_VERB(block_square_sums, BlockSquareSums)
 VITRAIL_REFERENCE_VERB(adamw_step, AdamWStep)
+VITRAIL_REFERENCE_VERB(sgd_step, SgdStep)
+VITRAIL_REFERENCE_VERB(running_average, RunningAverage)
 VITRAIL_REFERENCE_VERB(all_finite, AllFinite)
 
 }  // namespace vitrail::reference

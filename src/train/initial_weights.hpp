@@ -1,0 +1,67 @@
+#pragma once
+// A run that begins with the parameters of another run's checkpoint: fine-tuning on other data, at another resolution
+// and with other classes, and upcycling of a dense model into a sparse one. [V-MoE]
+//
+// Every tensor of the new model gets its values in the first of these ways that fits:
+//
+//   kept      head/* when the number of classes differs or a new head is asked for; a router whose experts are tiled
+//   copied    same name, same shape
+//   resized   position embeddings for another number of tokens: vit_zoom (model/position_resize.hpp)
+//   tiled     the experts of a block whose MLP is dense in the checkpoint: each is that MLP
+//
+// Kept tensors have their fresh initial values. The checkpoint's head goes with `kept`, its pre_logits are dropped when
+// the new model has none, and every other tensor of it must have found a place. The optimizer begins anew.
+
+#include <string>
+#include <vector>
+
+#include "model/params.hpp"
+#include "train/checkpoint.hpp"
+
+namespace vitrail {
+
+struct InitialWeightsOptions {
+  bool new_head = false;  ///< keep the fresh head even if the checkpoint's would fit
+  bool average = false;   ///< take average/NAME, the running average of the weights, instead of parameters/NAME
+};
+
+/// Where every tensor's values come from.
+class InitialWeights {
+ public:
+  /// Compares a table with a checkpoint; reads no values. Error (usage) that names the tensor, both shapes and what to
+  /// try, for a tensor without source, one that does not fit, and one of the checkpoint that finds no place.
+  InitialWeights(const std::vector<ParameterSpec>& table, const CheckpointReader& reader,
+                 const InitialWeightsOptions& options);
+
+  /// Fills the tensors of the table, which must hold their fresh initial values and, of an expert tensor, the experts
+  /// from `first_expert` on; reads no others. Host memory; floats of another width are converted.
+  void load(std::int64_t first_expert, const std::vector<Tensor>& tensors) const;
+
+  /// What became of the tensors, for people: one line per way that was taken.
+  [[nodiscard]] std::vector<std::string> report() const;
+  /// Are there tiled experts?
+  [[nodiscard]] bool upcycled() const { return !names_of(Way::tiled).empty(); }
+
+ private:
+  enum class Way : std::uint8_t { kept, copied, resized, tiled };
+  struct Origin {
+    Way way = Way::kept;
+    std::string source;  ///< a tensor of the checkpoint; none when kept
+  };
+
+  [[nodiscard]] Origin origin_of(const ParameterSpec& spec) const;
+  [[nodiscard]] Origin origin_of_positions(const ParameterSpec& spec) const;
+  [[nodiscard]] bool has(const std::string& name) const { return reader_.has(prefix_ + name); }
+  [[nodiscard]] bool is_upcycled(const std::string& name) const;
+  void expect_nothing_left() const;
+  [[nodiscard]] std::vector<std::string> names_of(Way way) const;
+
+  const std::vector<ParameterSpec>& table_;
+  const CheckpointReader& reader_;
+  const std::string prefix_;  ///< "parameters/" or "average/"
+  bool new_head_;
+  std::vector<Origin> origins_;       ///< by the table
+  std::vector<std::string> dropped_;  ///< tensors of the checkpoint
+};
+
+}  // namespace vitrail

@@ -1,0 +1,153 @@
+// Calls of SGD and Adafactor for test_cpu_ops.cpp, and what is particular to them.
+
+#include <array>
+
+#include <gtest/gtest.h>
+
+#include "tests/ops/verb_cases.hpp"
+
+namespace vitrail::testing {
+
+namespace {
+
+VerbCase sgd_case(std::int64_t n, double momentum, double clip_absolute) {
+  return {case_name("sgd", {n}) + (momentum > 0.0 ? "_momentum" : "") + (clip_absolute > 0.0 ? "_clipped" : ""),
+          [=](Ops& ops) -> std::vector<OwnedTensor> {
+            const Dtype real = ops.real();
+            const OwnedTensor begin(
+                Dtype::i64, {4}, {0, static_cast<double>(n / 3), static_cast<double>(n / 3), static_cast<double>(n)});
+            auto parameter = random_tensor(real, {n}, 2);
+            auto trace = momentum > 0.0 ? random_tensor(real, {n}, 3) : OwnedTensor();
+            ops.sgd_step({.gradient = random_tensor(real, {n}, 1),
+                          .block_begin = begin,
+                          .decay = OwnedTensor(Dtype::f64, {3}, {0.1, 0.0, 0.3}),
+                          .multiplier = OwnedTensor(Dtype::f64, {3}, {1.0, 1.0, 0.5}),
+                          .frozen = OwnedTensor(Dtype::u8, {3}, {1, 0, 0}),
+                          .gradient_scale = 0.7,
+                          .clip_absolute = clip_absolute,
+                          .learning_rate = 0.01,
+                          .momentum = momentum,
+                          .parameter = parameter,
+                          .trace = trace});
+            return {parameter, trace};
+          }};
+}
+
+using Factors = std::array<std::int64_t, 5>;
+
+/// Statistics and elements of a unit.
+std::int64_t statistics_of(const Factors& f) {
+  const auto [a, x, b, y, c] = f;
+  return x > 0 ? a * b * c * (x + y) : a;
+}
+std::int64_t elements_of(const Factors& f) { return f[1] > 0 ? f[0] * f[1] * f[2] * f[3] * f[4] : f[0]; }
+
+/// Two updates of a vector of 7, the given unit, and a matrix [3 4], with gaps between them.
+VerbCase adafactor_case(const std::string& name, const Factors& given, bool momentum) {
+  return {"adafactor_" + name + (momentum ? "_momentum" : ""), [=](Ops& ops) -> std::vector<OwnedTensor> {
+            const Dtype real = ops.real();
+            const std::array<Factors, 3> units = {Factors{7, 0, 0, 0, 0}, given, Factors{1, 3, 1, 4, 1}};
+            OwnedTensor begin(Dtype::i64, {3}), factors(Dtype::i64, {3, 5}), statistics_begin(Dtype::i64, {3});
+            std::int64_t n = 0, count = 0;
+            for (std::int64_t i = 0; i < 3; ++i) {
+              const Factors& unit = units[static_cast<std::size_t>(i)];
+              begin.set(i, static_cast<double>(n));
+              statistics_begin.set(i, static_cast<double>(count));
+              for (std::int64_t j = 0; j < 5; ++j)
+                factors.set(5 * i + j, static_cast<double>(unit[static_cast<std::size_t>(j)]));
+              n += elements_of(unit) + 3;
+              count += statistics_of(unit);
+            }
+            auto parameter = random_tensor(real, {n}, 2);
+            auto m = momentum ? random_tensor(real, {n}, 3, 0.1) : OwnedTensor();
+            OwnedTensor statistics(real, {count});
+            for (std::int64_t i = 0; i < count; ++i) statistics.set(i, 0);
+            for (const std::uint32_t step : {0U, 1U}) {
+              ops.adafactor_step({.gradient = random_tensor(real, {n}, 10 + step),
+                                  .unit_begin = begin,
+                                  .factors = factors,
+                                  .statistics_begin = statistics_begin,
+                                  .decay = OwnedTensor(Dtype::f64, {3}, {0.1, 0.2, 0.0}),
+                                  .multiplier = OwnedTensor(Dtype::f64, {3}, {1.0, 0.5, 2.0}),
+                                  .frozen = OwnedTensor(Dtype::u8, {3}, {0, 0, momentum ? 1.0 : 0.0}),
+                                  .gradient_scale = 0.7,
+                                  .clip_absolute = momentum ? 0.5 : 0.0,
+                                  .learning_rate = 0.01,
+                                  .decay_rate = 0.4 * step,
+                                  .parameter = parameter,
+                                  .statistics = statistics,
+                                  .m = m});
+            }
+            return {parameter, statistics, m};
+          }};
+}
+
+}  // namespace
+
+std::vector<VerbCase> update_cases() {
+  std::vector<VerbCase> cases;
+  for (const std::int64_t n : {0, 1, 7, 33, 257, 50000}) {
+    cases.push_back(sgd_case(n, 0.0, 0.0));
+    cases.push_back(sgd_case(n, 0.9, 0.5));
+  }
+  for (const bool momentum : {false, true}) {
+    for (const auto& [name, factors] : {std::pair{"nothing", Factors{0, 0, 0, 0, 0}},
+                                        {"vector_20000", Factors{20000, 0, 0, 0, 0}},
+                                        {"matrix_1_1", Factors{1, 1, 1, 1, 1}},
+                                        {"matrix_33_257", Factors{1, 33, 1, 257, 1}},
+                                        {"matrix_1100_70", Factors{1, 1100, 1, 70, 1}},
+                                        {"heads_in_between", Factors{1, 64, 3, 33, 1}},
+                                        {"heads_before", Factors{3, 33, 1, 64, 1}},
+                                        {"channels_behind", Factors{2, 33, 3, 7, 9}},
+                                        {"many_channels_behind", Factors{1, 7, 1, 5, 1100}}}) {
+      cases.push_back(adafactor_case(name, factors, momentum));
+    }
+  }
+  return cases;
+}
+
+TEST(CpuUpdate, RoundsAMomentumThatIsBfloat16AsTheReferenceDoes) {
+  const auto cpu = make_cpu_ops(1);
+  OwnedTensor parameter(Dtype::f32, {1}, {0}), m(Dtype::f32, {1}, {0}), statistics(Dtype::f32, {1}, {0});
+  const OwnedTensor begin(Dtype::i64, {2}, {0, 1}), one(Dtype::f64, {1}, {1}), none(Dtype::f64, {1}, {0});
+  const OwnedTensor first(Dtype::i64, {1}, {0}), free(Dtype::u8, {1}, {0});
+  for (const double gradient : {0.1, 0.0}) {
+    cpu->sgd_step({.gradient = OwnedTensor(Dtype::f32, {1}, {gradient}),
+                   .block_begin = begin,
+                   .decay = none,
+                   .multiplier = one,
+                   .frozen = free,
+                   .learning_rate = 1,
+                   .momentum = 0.9,
+                   .bf16_trace = true,
+                   .parameter = parameter,
+                   .trace = m});
+    EXPECT_EQ(m.get(0), (gradient > 0 ? 205.0 : 184.0) / 2048);
+    if (gradient > 0) {
+      EXPECT_EQ(parameter.as<float>()[0], -0.1F) << "the update is not rounded";
+    }
+  }
+  m.set(0, 0);
+  parameter.set(0, 0);
+  for (const double gradient : {2.0, 0.0}) {
+    cpu->adafactor_step({.gradient = OwnedTensor(Dtype::f32, {1}, {gradient}),
+                         .unit_begin = first,
+                         .factors = OwnedTensor(Dtype::i64, {1, 5}, {1, 0, 0, 0, 0}),
+                         .statistics_begin = first,
+                         .decay = none,
+                         .multiplier = one,
+                         .frozen = free,
+                         .learning_rate = 1,
+                         .decay_rate = 0.5,
+                         .bf16_momentum = true,
+                         .parameter = parameter,
+                         .statistics = statistics,
+                         .m = m});
+    if (gradient > 0) {
+      EXPECT_NEAR(parameter.get(0), -0.1 * std::sqrt(2.0), 1e-7) << "the update is not rounded";
+    }
+    EXPECT_EQ(m.get(0), (gradient > 0 ? 145.0 : 130.0) / 1024);  // .1414 and .8984375 * 145 / 1024 to eight bits
+  }
+}
+
+}  // namespace vitrail::testing
