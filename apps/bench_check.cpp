@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "base/bf16.hpp"
+
 namespace vitrail {
 
 namespace {
@@ -15,6 +17,16 @@ struct Sum {
   void add(double term) {
     value += term;
     scale += std::abs(term);
+  }
+};
+
+/// An input of products, as they see it.
+struct Input {
+  const float* values;
+  Precision precision;
+  double operator[](std::int64_t i) const {
+    const auto value = static_cast<double>(values[i]);
+    return precision == Precision::bf16 ? round_to_bf16(value) : value;
   }
 };
 
@@ -38,27 +50,27 @@ void compare(const ConstTensor& got, const std::string& what, const Entry& entry
 
 }  // namespace
 
-void check_linear(const LinearForward& call, const std::string& what) {
+void check_linear(const LinearForward& call, Precision precision, const std::string& what) {
   const std::int64_t experts = call.x.shape[1], rows = call.x.shape[2], in = call.x.shape[3], out = call.w.shape[2];
-  const float* const x = call.x.as<float>();
-  const float* const w = call.w.as<float>();
+  const Input x{call.x.as<float>(), precision};
+  const Input w{call.w.as<float>(), precision};
   compare(call.y, what, [&](std::int64_t place) {
     const std::int64_t column = place % out, row = place / out, expert = row / rows % experts;
     Sum sum;
     for (std::int64_t i = 0; i < in; ++i) {
-      sum.add(static_cast<double>(x[row * in + i]) * static_cast<double>(w[(expert * in + i) * out + column]));
+      sum.add(x[row * in + i] * w[(expert * in + i) * out + column]);
     }
     if (call.b) sum.add(static_cast<double>(call.b.as<float>()[expert * out + column]));
     return sum;
   });
 }
 
-void check_linear(const LinearBackward& call, const std::string& what) {
+void check_linear(const LinearBackward& call, Precision precision, const std::string& what) {
   const std::int64_t leaves = call.x.shape[0], experts = call.x.shape[1], rows = call.x.shape[2];
   const std::int64_t in = call.x.shape[3], out = call.w.shape[2];
-  const float* const x = call.x.as<float>();
-  const float* const w = call.w.as<float>();
-  const float* const dy = call.dy.as<float>();
+  const Input x{call.x.as<float>(), precision};
+  const Input w{call.w.as<float>(), precision};
+  const Input dy{call.dy.as<float>(), precision};
   const auto over_rows = [&](std::int64_t expert, const auto& term) {
     Sum sum;
     for (std::int64_t leaf = 0; leaf < leaves; ++leaf) {
@@ -71,20 +83,19 @@ void check_linear(const LinearBackward& call, const std::string& what) {
       const std::int64_t i = place % in, row = place / in, expert = row / rows % experts;
       Sum sum;
       for (std::int64_t o = 0; o < out; ++o) {
-        sum.add(static_cast<double>(dy[row * out + o]) * static_cast<double>(w[(expert * in + i) * out + o]));
+        sum.add(dy[row * out + o] * w[(expert * in + i) * out + o]);
       }
       return sum;
     });
   }
   compare(call.dw, what + ", dw", [&](std::int64_t place) {
     const std::int64_t o = place % out, i = place / out % in;
-    return over_rows(place / (in * out), [&](std::int64_t row) {
-      return static_cast<double>(x[row * in + i]) * static_cast<double>(dy[row * out + o]);
-    });
+    return over_rows(place / (in * out), [&](std::int64_t row) { return x[row * in + i] * dy[row * out + o]; });
   });
   if (call.db) {
     compare(call.db, what + ", db", [&](std::int64_t place) {
-      return over_rows(place / out, [&](std::int64_t row) { return static_cast<double>(dy[row * out + place % out]); });
+      return over_rows(place / out,
+                       [&](std::int64_t row) { return static_cast<double>(dy.values[row * out + place % out]); });
     });
   }
 }

@@ -3,13 +3,13 @@
 
 #include <string>
 
-#include "ops/layers.hpp"
+#include "ops/ops.hpp"
 
 namespace vitrail {
 
-/// Error (numbers) that names `what` when a sampled entry of a result differs by more than f32 rounding explains.
-/// f32 tensors; calls without residual.
-void check_linear(const LinearForward& call, const std::string& what);
-void check_linear(const LinearBackward& call, const std::string& what);
+/// Error (numbers) that names `what` when a sampled entry of a result differs by more than f32 rounding explains, of
+/// products whose inputs are rounded to `precision`. f32 tensors; calls without residual.
+void check_linear(const LinearForward& call, Precision precision, const std::string& what);
+void check_linear(const LinearBackward& call, Precision precision, const std::string& what);
 
 }  // namespace vitrail

@@ -21,7 +21,7 @@ constexpr const char* kManual =
     "and backward, and large square products, the peak: the faster of this program's own verbs and of oneDNN's own\n"
     "threading. Products are GFLOP/s of all ranks together; 2 FLOPs per multiply-add. Samples of every result are "
     "compared\n"
-    "with a plain loop. f32.\n"
+    "with a plain loop, whose inputs are rounded as --precision says.\n"
     "\n"
     "  vitrail-bench gemm --preset fmnist --threads 2\n"
     "  vitrail-bench gemm --model b16 --threads 2 --json\n"
@@ -98,9 +98,9 @@ Timed time_product(Ops& ops, const Product& s, double budget_s, Communicator& wo
   };
   Timed timed;
   timed.forward = rate(work, [&, &f = forward] { ops.linear_forward(f); });
-  check_linear(forward, text(s.name, ", forward"));
+  check_linear(forward, ops.precision(), text(s.name, ", forward"));
   timed.backward = rate(1e-9 * cost_of(backward).flops, [&, &k = backward] { ops.linear_backward(k); });
-  check_linear(backward, text(s.name, ", backward"));
+  check_linear(backward, ops.precision(), text(s.name, ", backward"));
   return timed;
 }
 
@@ -176,7 +176,7 @@ int bench_gemm(MpiSession* session, int argc, const char* const* argv) {
   const auto ops = make_ops(config, *world);
   const auto threads = static_cast<int>(config.threads);
 
-  const std::vector<SquareGemm> squares = measure_squares(threads, settings.seconds, *world);
+  const std::vector<SquareGemm> squares = measure_squares(threads, ops->precision(), settings.seconds, *world);
   const double ceiling = gemm_ceiling(squares);
   const Rate copy = measure_copy(threads, settings.seconds, *world);
   const std::string model = settings.model.empty() ? settings.texts.preset : settings.model;
@@ -188,11 +188,12 @@ int bench_gemm(MpiSession* session, int argc, const char* const* argv) {
                  .set("ranks", std::int64_t{world->size()})
                  .set("threads", config.threads)
                  .set("dtype", "f32")
+                 .set("precision", config.precision)
                  .set("peak_gflops", ceiling)
                  .set("copy_GBps", copy.median)
                  .dump());
   } else {
-    log.info("f32 GEMM peak ", fixed(ceiling, 1), " GFLOP/s, copy bandwidth ", fixed(copy.median, 1),
+    log.info(config.precision, " GEMM peak ", fixed(ceiling, 1), " GFLOP/s, copy bandwidth ", fixed(copy.median, 1),
              " GB/s: ", world->size(), world->size() == 1 ? " rank x " : " ranks x ", threads,
              threads == 1 ? " thread" : " threads", "\n");
   }

@@ -14,7 +14,6 @@
 #include "apps/bench_check.hpp"
 #include "device/arena.hpp"
 #include "ops/cpu/whole_gemm.hpp"
-#include "ops/ops.hpp"
 
 namespace vitrail {
 
@@ -64,8 +63,9 @@ void fill_with_noise(Tensor tensor, std::uint64_t stream) {
   }
 }
 
-SquareGemm measure_square_gemm(std::int64_t side, int threads, double budget_s, Communicator& world) {
-  const auto ops = make_cpu_ops(threads);
+SquareGemm measure_square_gemm(std::int64_t side, int threads, Precision precision, double budget_s,
+                               Communicator& world) {
+  const auto ops = make_cpu_ops(threads, precision);
   const auto device = make_cpu_device();
   Arena arena("square matrices", *device, 3 * side * side * size_of(Dtype::f32) + 3 * 64);
   const Tensor x = arena.allocate(Dtype::f32, {1, 1, side, side});
@@ -79,13 +79,12 @@ SquareGemm measure_square_gemm(std::int64_t side, int threads, double budget_s, 
   SquareGemm result{.side = side, .verb = {}, .library = {}};
   world.barrier();
   result.verb = rate_of(gflop, time_calls(budget_s, [&] { ops->linear_forward(call); }), world);
-  check_linear(call, "a square product");
+  check_linear(call, precision, "a square product");
   device->zero(y);
   world.barrier();
-  result.library = rate_of(
-      gflop, time_calls(budget_s, [&] { cpu::whole_gemm(threads, side, x.as<float>(), w.as<float>(), y.as<float>()); }),
-      world);
-  check_linear(call, "a square product of the library");
+  const cpu::WholeGemm whole_gemm(threads, side, precision, x.as<float>(), w.as<float>());
+  result.library = rate_of(gflop, time_calls(budget_s, [&] { whole_gemm.multiply(y.as<float>()); }), world);
+  check_linear(call, precision, "a square product of the library");
   return result;
 }
 
@@ -95,7 +94,7 @@ double gemm_ceiling(const std::vector<SquareGemm>& measured) {
   return ceiling;
 }
 
-std::vector<SquareGemm> measure_squares(int threads, double budget_s, Communicator& world) {
+std::vector<SquareGemm> measure_squares(int threads, Precision precision, double budget_s, Communicator& world) {
   std::vector<SquareGemm> measured;
   for (const std::int64_t side : {512, 1024, 2048}) {
     if (!measured.empty()) {
@@ -103,7 +102,7 @@ std::vector<SquareGemm> measure_squares(int threads, double budget_s, Communicat
       const double rank_gflops = measured.back().library.median / world.size();
       if (2e-9 * static_cast<double>(side * side * side) / rank_gflops > 2 * budget_s) break;
     }
-    measured.push_back(measure_square_gemm(side, threads, budget_s, world));
+    measured.push_back(measure_square_gemm(side, threads, precision, budget_s, world));
   }
   return measured;
 }

@@ -8,6 +8,7 @@
 #include "base/timer.hpp"
 #include "comm/communicator.hpp"
 #include "device/tensor.hpp"
+#include "ops/ops.hpp"
 
 namespace vitrail {
 
@@ -41,18 +42,19 @@ struct Rate {
   double best = 0;
 };
 
-/// GFLOP/s of f32 products of square matrices: through linear_forward, and through oneDNN's own threading.
+/// GFLOP/s of products of square matrices: through linear_forward, and through oneDNN's own threading.
 struct SquareGemm {
   std::int64_t side = 0;
   Rate verb;
   Rate library;
 };
 /// Collective. Error (numbers) when a product is wrong.
-SquareGemm measure_square_gemm(std::int64_t side, int threads, double budget_s, Communicator& world);
+SquareGemm measure_square_gemm(std::int64_t side, int threads, Precision precision, double budget_s,
+                               Communicator& world);
 
 /// Sides 512, 1024 and 2048, but those whose single product takes more than twice the budget: large enough for a peak,
 /// the largest when there is time for it. Collective.
-std::vector<SquareGemm> measure_squares(int threads, double budget_s, Communicator& world);
+std::vector<SquareGemm> measure_squares(int threads, Precision precision, double budget_s, Communicator& world);
 /// The largest median of all sides and both ways: what a training step is held against.
 double gemm_ceiling(const std::vector<SquareGemm>& measured);
 

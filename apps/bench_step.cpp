@@ -206,6 +206,7 @@ Json to_json(const Settings& s, const TrainState& state, const Result& result, c
       .set("device", "cpu")
       .set("backend", state.config.backend)
       .set("dtype", name_of(state.ops.real()))
+      .set("precision", state.config.precision)
       .set("expert_parallel", layout.expert_parallel)
       .set("leaf_images", layout.leaf_images)
       .set("leaves", layout.leaves())
@@ -242,7 +243,8 @@ void print(const Log& log, const Settings& s, const TrainState& state, const Res
   };
   log.info(s.bench.model.empty() ? s.bench.texts.preset : s.bench.model, ": ", parameter_count(state.table),
            " parameters, ", count(model.blocks, "block", "blocks"), ", ", model.moe_blocks.size(), " sparse; back end ",
-           state.ops.name(), ", ", name_of(state.ops.real()));
+           state.ops.name(), ", ", name_of(state.ops.real()),
+           state.ops.precision() == Precision::bf16 ? ", bf16 products" : "");
   log.info("batch       ", l.batch, " images = ", count(l.leaves(), "leaf", "leaves"), " of ", l.leaf_images, " = ",
            count(l.passes(), "pass", "passes"), " x ", count(l.ranks, "rank", "ranks"), " x ", l.leaves_per_pass,
            "; expert-parallel width ", l.expert_parallel, ", ", count(state.config.threads, "thread", "threads"),
@@ -256,8 +258,8 @@ void print(const Log& log, const Settings& s, const TrainState& state, const Res
            fixed(1e3 * *std::min_element(result.step_s.begin(), result.step_s.end()), 3), "); first step ",
            fixed(result.first_step_s, 2), " s after the start of the program");
   log.info("speed       ", fixed(speed.images_per_s, 1), " images/s = ", fixed(speed.gflops, 1),
-           " GFLOP/s = ", fixed(100 * speed.fraction, 1), " % of the f32 GEMM peak (", fixed(speed.peak, 1),
-           " GFLOP/s; copy ", fixed(copy.median, 1), " GB/s)");
+           " GFLOP/s = ", fixed(100 * speed.fraction, 1), " % of the ", s.bench.run.precision, " GEMM peak (",
+           fixed(speed.peak, 1), " GFLOP/s; copy ", fixed(copy.median, 1), " GB/s)");
   const double mib = 1.0 / (1 << 20);
   log.info("memory      at most ", fixed(mib * result.peak_bytes, 1), " MiB on a rank, ",
            fixed(mib * result.peak_bytes_total, 1), " MiB on all");
@@ -319,7 +321,7 @@ int bench_step(MpiSession* session, int argc, const char* const* argv) {
   const Profile profile(counting_ops, counting_world, static_cast<double>(s.steps), result.all_steps_s);
 
   const auto threads = static_cast<int>(config.threads);
-  const double peak = gemm_ceiling(measure_squares(threads, s.bench.seconds, *world));
+  const double peak = gemm_ceiling(measure_squares(threads, ops.precision(), s.bench.seconds, *world));
   const Rate copy = measure_copy(threads, s.bench.seconds, *world);
   const double images_per_s = static_cast<double>(state.layout.batch) / median(result.step_s);
   const double gflops = 3e-9 * forward_flops_per_image(config.model) * images_per_s;

@@ -20,7 +20,7 @@ struct GoldenBackend {
   bool force_routing = false;
 };
 
-/// 1e-9 for back ends that compute in double; 1e-5, 1e-4 and 1e-4 for f32.
+/// 1e-9 for back ends that compute in double; 1e-5, 1e-4 and 1e-4 for f32; 2e-2, 5e-2 and 5e-2 for bf16 products.
 GoldenTolerances golden_tolerances(const Ops& ops);
 
 /// Runs every file, one after the other; a file that cannot be read, or that needs what is not built, does not stop the

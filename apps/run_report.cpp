@@ -61,7 +61,8 @@ void report_start(const Log& log, MpiSession& session, const TrainState& state, 
   std::sort(hosts.begin(), hosts.end());
   hosts.erase(std::unique(hosts.begin(), hosts.end()), hosts.end());
   log.info("vitrail ", kVersion, ", ", session.library_version(), ", back end ", state.ops.name(), ", ",
-           state.config.threads, state.config.threads == 1 ? " thread" : " threads", " per rank");
+           state.ops.precision() == Precision::bf16 ? "bf16 products, " : "", state.config.threads,
+           state.config.threads == 1 ? " thread" : " threads", " per rank");
   log.info("ranks   ", layout.ranks, " on ", hosts.size(), hosts.size() == 1 ? " node" : " nodes", " = ",
            layout.expert_parallel, " expert-parallel x ", layout.replicas(),
            layout.replicas() == 1 ? " replica" : " replicas");

@@ -15,7 +15,17 @@ bool wants_manual(int argc, const char* const* argv) {
                      [](std::string_view word) { return word == "--help" || word == "-h" || word == "--version"; });
 }
 
+Precision precision_of(const std::string& backend, const std::string& precision) {
+  VITRAIL_EXPECT(precision == "f32" || precision == "bf16", ExitCode::usage, text("--precision ", precision),
+                 "products are f32 or bf16", "");
+  VITRAIL_EXPECT(precision == "f32" || backend == "cpu", ExitCode::usage,
+                 text("--backend ", backend, " --precision ", precision),
+                 "only the cpu back end rounds the inputs of its products", "Leave --precision out");
+  return precision == "bf16" ? Precision::bf16 : Precision::f32;
+}
+
 std::unique_ptr<Ops> make_ops(const RunConfig& config, Communicator& world) {
+  const Precision precision = precision_of(config.backend, config.precision);
   if (config.backend == "reference") return make_reference_ops(Dtype::f64);
   VITRAIL_EXPECT(config.backend == "cpu", ExitCode::usage, text("back end '", config.backend, "'"),
                  "the back ends are cpu and reference", "");
@@ -24,11 +34,11 @@ std::unique_ptr<Ops> make_ops(const RunConfig& config, Communicator& world) {
   std::int64_t level = cpu_isa_level();
   world.all_min({&level, 1});
   pin_cpu_isa(static_cast<int>(level));
-  return make_cpu_ops(static_cast<int>(config.threads));
+  return make_cpu_ops(static_cast<int>(config.threads), precision);
 }
 
-double measure_gemm_peak(int threads, Communicator& world) {
-  const auto ops = make_cpu_ops(threads);
+double measure_gemm_peak(int threads, Precision precision, Communicator& world) {
+  const auto ops = make_cpu_ops(threads, precision);
   const auto device = make_cpu_device();
   constexpr std::int64_t side = 1024;
   Arena arena("gemm peak", *device, 3 * side * side * size_of(Dtype::f32));

@@ -7,6 +7,7 @@
 #include "apps/golden.hpp"
 #include "apps/layouts.hpp"
 #include "apps/options.hpp"
+#include "apps/run_start.hpp"
 #include "apps/version.hpp"
 
 namespace vitrail {
@@ -23,6 +24,7 @@ constexpr char kManual[] =
 int run_golden_command(int argc, const char* const* argv) {
   std::vector<std::filesystem::path> files;
   std::string backend = "reference";
+  std::string precision = "f32";
   int threads = 1;
   Options options("vitrail-selftest golden",
                   "vitrail-selftest golden FILE... : runs golden files (results of the original V-MoE implementation)\n"
@@ -36,13 +38,15 @@ int run_golden_command(int argc, const char* const* argv) {
   options.add("files", files, "FILE...", "golden files, also without --files").required().only_on_command_line();
   options.positional("files");
   options.add("backend", backend, "NAME", "what computes").choices({"reference", "cpu"});
+  options.add("precision", precision, "NAME", "of matrix products on cpu").choices({"f32", "bf16"});
   options.add("threads", threads, "N", "threads of the cpu back end");
   if (!options.parse(argc, argv)) return 0;
   options.apply();
   VITRAIL_EXPECT(threads >= 1, ExitCode::usage, text("--threads ", threads), "at least one thread works", "");
 
   const std::unique_ptr<Device> device = make_cpu_device();
-  const std::unique_ptr<Ops> ops = backend == "cpu" ? make_cpu_ops(threads) : make_reference_ops();
+  const Precision products = precision_of(backend, precision);
+  const std::unique_ptr<Ops> ops = backend == "cpu" ? make_cpu_ops(threads, products) : make_reference_ops();
   GoldenReport report(stdout);
   run_golden({*ops, *device}, files, report);
   return static_cast<int>(report.exit_code());

@@ -226,7 +226,7 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
   if (progress) progress->finish();
   totals.save_s += save();
   if (settings.digest && world.rank() == 0) totals.digest = CheckpointReader(config.run_dir).digest();
-  report_end(log, config, state, totals, measure_gemm_peak(static_cast<int>(config.threads), world));
+  report_end(log, config, state, totals, measure_gemm_peak(static_cast<int>(config.threads), ops->precision(), world));
   return 0;
 }
 

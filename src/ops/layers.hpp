@@ -72,12 +72,14 @@ struct LayernormBackward {
 };
 
 /// y = x w + b + residual, for each of E blocks of rows with weights of its own (dense layers have E = 1).
+/// `exact`: the product's inputs are not rounded, whatever the precision (ops.hpp): a router's are not.
 struct LinearForward {
   ConstTensor x;         // real [leaves E rows in]
   ConstTensor w;         // real [E in out]
   ConstTensor b;         // real [E out] [optional]
   ConstTensor residual;  // real [leaves E rows out] [optional]; may be y itself
   Tensor y;              // real [leaves E rows out]
+  bool exact = false;    // the product's inputs are not rounded
   void check() const;
 };
 /// dx = dresidual + dy w^T, dw = x^T dy, db = column sums of dy.
@@ -89,6 +91,7 @@ struct LinearBackward {
   Tensor dx;              // real [leaves E rows in] [optional]: not computed when left out
   Tensor dw;              // real [E in out]
   Tensor db;              // real [E out] [optional]
+  bool exact = false;     // the products' inputs are not rounded
   void check() const;
 };
 

@@ -6,6 +6,7 @@
 // ops.layernorm_forward({.x = x, .scale = scale, ...}) checks shapes and dtypes once for all back ends, then calls the
 // back end. No verb allocates once a back end is sealed; none knows ranks.
 
+#include <cstdint>
 #include <memory>
 #include <string_view>
 
@@ -74,6 +75,10 @@ namespace vitrail {
   VERB(running_average, RunningAverage)                  \
   VERB(all_finite, AllFinite)
 
+/// Of matrix products (linear layers, MLPs, attention, their gradients). bf16: the inputs of a product are rounded to
+/// bfloat16, to nearest with ties to even, and its sums are f32; everything between products stays `real`.
+enum class Precision : std::uint8_t { f32, bf16 };
+
 class Ops {
  public:
   Ops() = default;
@@ -85,6 +90,8 @@ class Ops {
   [[nodiscard]] virtual std::string_view name() const noexcept = 0;
   /// The dtype of its `real` tensors.
   [[nodiscard]] virtual Dtype real() const noexcept = 0;
+  /// f32: the inputs of products are not rounded.
+  [[nodiscard]] virtual Precision precision() const noexcept { return Precision::f32; }
   /// From here on an allocation, or a primitive that was not made before, is an Error: all shapes of the run have been
   /// seen (the trainer runs one pass on zeros before step 1).
   virtual void seal() {}
@@ -107,6 +114,6 @@ class Ops {
 std::unique_ptr<Ops> make_reference_ops(Dtype real = Dtype::f64);
 
 /// f32: oneDNN for matrix products, own vector kernels (Highway) for the rest; `threads` threads per call.
-std::unique_ptr<Ops> make_cpu_ops(int threads);
+std::unique_ptr<Ops> make_cpu_ops(int threads, Precision precision = Precision::f32);
 
 }  // namespace vitrail

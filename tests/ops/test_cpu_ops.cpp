@@ -1,5 +1,5 @@
-// The cpu back end against the reference, verb by verb; and its bits, which may depend on the shape of one leaf and
-// expert alone.
+// The cpu back end against the reference, verb by verb, in both precisions; and its bits, which may depend on the shape
+// of one leaf and expert alone.
 
 #include <bit>
 #include <cmath>
@@ -23,66 +23,81 @@ std::vector<VerbCase> all_cases() {
 
 // How far an f32 output may be from the reference's, relative to the largest entry of the reference's output (or to 1
 // if that is smaller), by the beginning of a case's name. The sums are over at most some thousand terms.
+// `bf16`: with inputs of products that are off by up to 1/256 each; 0 where nothing is rounded.
 struct Tolerance {
   std::string_view verbs;
-  double relative;
+  double f32;
+  double bf16;
 };
 constexpr Tolerance kTolerances[] = {
-    {"linear", 2e-6},
-    {"mlp", 4e-6},
-    {"qkv", 2e-6},
-    {"images", 0.0},
-    {"embed_tokens", 1e-6},
-    {"layernorm", 2e-6},
-    {"attention", 4e-6},
-    {"tanh_and_tokens", 3e-7},
-    {"router", 3e-6},
-    {"rows", 1e-6},
-    {"losses", 1e-6},
-    {"update", 5e-7},
-    {"mean_tokens", 1e-6},
-    {"mix_images", 3e-7},
-    {"dropout", 3e-7},
-    {"bf16", 3e-7},
-    {"running_average", 3e-7},
-    {"choice", 1e-6},
-    {"given", 1e-6},
-    {"normalized", 1e-6},
-    {"soft", 4e-6},
-    {"sgd", 5e-7},
-    {"adafactor", 5e-6},
+    {"linear", 2e-6, 1e-2},
+    {"mlp", 4e-6, 2e-2},
+    {"qkv", 2e-6, 1e-2},
+    {"images", 0.0, 0.0},
+    {"embed_tokens", 1e-6, 0.0},
+    {"layernorm", 2e-6, 0.0},
+    {"attention_1_2_50_50_4_16_sharp", 4e-6, 8e-2},  // scores of a hundred, off by up to a half
+    {"attention", 4e-6, 2e-2},
+    {"tanh_and_tokens", 3e-7, 0.0},
+    {"router", 3e-6, 0.0},
+    {"rows", 1e-6, 0.0},
+    {"losses", 1e-6, 0.0},
+    {"update", 5e-7, 0.0},
+    {"mean_tokens", 1e-6, 0.0},
+    {"mix_images", 3e-7, 0.0},
+    {"dropout", 3e-7, 0.0},
+    {"bf16", 3e-7, 0.0},
+    {"running_average", 3e-7, 0.0},
+    {"choice", 1e-6, 0.0},
+    {"given", 1e-6, 0.0},
+    {"normalized", 1e-6, 0.0},
+    {"soft_router", 4e-6, 0.0},
+    {"soft_mix", 4e-6, 1e-2},
+    {"sgd", 5e-7, 0.0},
+    {"adafactor", 5e-6, 0.0},
 };
-double tolerance_of(const std::string& name) {
+Tolerance tolerance_of(const std::string& name) {
   for (const Tolerance& tolerance : kTolerances) {
-    if (name.starts_with(tolerance.verbs)) return tolerance.relative;
+    if (name.starts_with(tolerance.verbs)) return tolerance;
   }
   ADD_FAILURE() << "no tolerance for " << name;
-  return 0.0;
+  return {};
 }
+
+constexpr Precision kPrecisions[] = {Precision::f32, Precision::bf16};
 
 class CpuVerb : public ::testing::TestWithParam<VerbCase> {};
 
 TEST_P(CpuVerb, AgreesWithTheReference) {
-  const auto reference = make_reference_ops();
-  const auto cpu = make_cpu_ops(2);
-  const std::vector<OwnedTensor> expected = GetParam().run(*reference);
-  const std::vector<OwnedTensor> got = GetParam().run(*cpu);
-  const double relative = tolerance_of(GetParam().name);
+  const std::vector<OwnedTensor> expected = GetParam().run(*make_reference_ops());
+  const std::vector<OwnedTensor> got = GetParam().run(*make_cpu_ops(2));
+  const std::vector<OwnedTensor> in_bf16 = GetParam().run(*make_cpu_ops(2, Precision::bf16));
+  const Tolerance tolerance = tolerance_of(GetParam().name);
   ASSERT_EQ(expected.size(), got.size());
+  ASSERT_EQ(expected.size(), in_bf16.size());
   for (std::size_t i = 0; i < got.size(); ++i) {
     const bool exact = got[i].dtype() != Dtype::f32 && got[i].dtype() != Dtype::f64;
-    const double bound = exact ? 0.0 : relative * std::max(1.0, expected[i].largest());
-    const double difference = largest_difference(got[i], expected[i]);
-    EXPECT_LE(difference, bound) << "output " << i << " of " << GetParam().name;
+    const double scale = exact ? 0.0 : std::max(1.0, expected[i].largest());
+    EXPECT_LE(largest_difference(got[i], expected[i]), tolerance.f32 * scale)
+        << "output " << i << " of " << GetParam().name;
+    if (tolerance.bf16 == 0.0) {
+      EXPECT_TRUE(same_bits(in_bf16[i], got[i])) << "bf16 output " << i << " of " << GetParam().name;
+    } else {
+      EXPECT_LE(largest_difference(in_bf16[i], expected[i]), tolerance.bf16 * scale)
+          << "bf16 output " << i << " of " << GetParam().name;
+    }
   }
 }
 
 TEST_P(CpuVerb, HasTheSameBitsForAnyNumberOfThreads) {
-  const std::vector<OwnedTensor> one = GetParam().run(*make_cpu_ops(1));
-  for (const int threads : {2, 3}) {
-    const std::vector<OwnedTensor> more = GetParam().run(*make_cpu_ops(threads));
-    for (std::size_t i = 0; i < one.size(); ++i)
-      EXPECT_TRUE(same_bits(one[i], more[i])) << "output " << i << " with " << threads << " threads";
+  for (const Precision precision : kPrecisions) {
+    if (precision == Precision::bf16 && tolerance_of(GetParam().name).bf16 == 0.0) continue;
+    const std::vector<OwnedTensor> one = GetParam().run(*make_cpu_ops(1, precision));
+    for (const int threads : {2, 3}) {
+      const std::vector<OwnedTensor> more = GetParam().run(*make_cpu_ops(threads, precision));
+      for (std::size_t i = 0; i < one.size(); ++i)
+        EXPECT_TRUE(same_bits(one[i], more[i])) << "output " << i << " with " << threads << " threads";
+    }
   }
 }
 
@@ -143,11 +158,15 @@ MlpInputs mlp_inputs(std::int64_t leaves, std::int64_t experts, std::int64_t row
           random_tensor(Dtype::f32, {leaves, experts, rows, hidden}, 7)};
 }
 
-class CpuBits : public ::testing::TestWithParam<std::tuple<std::int64_t, std::int64_t, std::int64_t>> {};
+struct BlockSizes {
+  std::int64_t rows, width, hidden;
+};
+class CpuBits : public ::testing::TestWithParam<std::tuple<BlockSizes, Precision>> {};
 
 TEST_P(CpuBits, OfALeafDoNotDependOnTheOtherLeavesAndGradientsAreTheirTree) {
-  const auto [rows, width, hidden] = GetParam();
-  const auto ops = make_cpu_ops(2);
+  const auto [sizes, precision] = GetParam();
+  const auto [rows, width, hidden] = sizes;
+  const auto ops = make_cpu_ops(2, precision);
   const MlpInputs in = mlp_inputs(4, 2, rows, width, hidden);
   const MlpOutputs together = run_mlp(*ops, in);
   std::vector<MlpOutputs> alone;
@@ -165,8 +184,9 @@ TEST_P(CpuBits, OfALeafDoNotDependOnTheOtherLeavesAndGradientsAreTheirTree) {
 }
 
 TEST_P(CpuBits, OfAnExpertDoNotDependOnTheOtherExperts) {
-  const auto [rows, width, hidden] = GetParam();
-  const auto ops = make_cpu_ops(2);
+  const auto [sizes, precision] = GetParam();
+  const auto [rows, width, hidden] = sizes;
+  const auto ops = make_cpu_ops(2, precision);
   const MlpInputs in = mlp_inputs(2, 4, rows, width, hidden);
   const MlpOutputs together = run_mlp(*ops, in);
   for (const std::int64_t count : {1, 2}) {
@@ -185,8 +205,10 @@ TEST_P(CpuBits, OfAnExpertDoNotDependOnTheOtherExperts) {
 
 // The last two: weights that are cut in tiles, operands that are copied.
 INSTANTIATE_TEST_SUITE_P(Shapes, CpuBits,
-                         ::testing::Values(std::tuple{7, 5, 9}, std::tuple{432, 64, 256}, std::tuple{1100, 16, 33},
-                                           std::tuple{70, 512, 528}, std::tuple{130, 256, 512}));
+                         ::testing::Combine(::testing::Values(BlockSizes{7, 5, 9}, BlockSizes{432, 64, 256},
+                                                              BlockSizes{1100, 16, 33}, BlockSizes{70, 512, 528},
+                                                              BlockSizes{130, 256, 512}),
+                                            ::testing::ValuesIn(kPrecisions)));
 
 TEST(CpuBits, OfALayernormAndTheEmbeddingOfALeafDoNotDependOnTheOtherLeaves) {
   const auto ops = make_cpu_ops(2);

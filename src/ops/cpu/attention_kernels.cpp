@@ -71,6 +71,11 @@ void pack_columns(const float* from, std::int64_t stride, std::int64_t tokens, s
     for (std::int64_t i = 0; i < n; ++i) to[i * row + t] = t < tokens ? from[t * stride + i] : 0.0F;
   }
 }
+/// In bf16: rounds a packed matrix, padding and all, as the input of a product.
+void round_packed(bool bf16, float* x, std::int64_t n) {
+  for (std::int64_t i = 0; bf16 && i < n; i += lanes())  // n is a multiple of every vector length
+    hn::StoreU(rounded(hn::LoadU(Floats(), x + i)), Floats(), x + i);
+}
 /// to = scale * from, from packed to strided rows.
 void unpack_rows(const float* from, std::int64_t row, std::int64_t tokens, std::int64_t n, const float* scale,
                  float* to, std::int64_t stride) {
@@ -132,12 +137,22 @@ void Forward(const AttentionHead& a) {
   float* const scores = values + n.keys * pad.width;
   float* const mixed = scores + kQueryBlock * pad.keys;
   float* const factor_row = mixed + kQueryBlock * pad.width;
+  float* const queries = factor_row + pad.keys;  // bf16: a rounded copy
   pack_columns(a.k, n.stride, n.keys, n.width, keys, pad.keys);
   pack_rows(a.v, n.stride, n.keys, n.width, values, pad.width);
+  round_packed(a.bf16, keys, n.width * pad.keys);
+  round_packed(a.bf16, values, n.keys * pad.width);
   const float scale = 1.0F / std::sqrt(static_cast<float>(n.width));
   for (std::int64_t first = 0; first < n.queries; first += kQueryBlock) {
     const std::int64_t rows = std::min(kQueryBlock, n.queries - first);
-    small_gemm({rows, columns, n.width, a.q + first * n.stride, n.stride, 1, keys, pad.keys, scores, pad.keys, false});
+    const float* q = a.q + first * n.stride;
+    if (a.bf16) {
+      pack_rows(q, n.stride, rows, n.width, queries, pad.width);
+      round_packed(true, queries, rows * pad.width);
+      q = queries;
+    }
+    const std::int64_t q_row = a.bf16 ? pad.width : n.stride;
+    small_gemm({rows, columns, n.width, q, q_row, 1, keys, pad.keys, scores, pad.keys, false});
     float tops[kQueryBlock];
     float totals[kQueryBlock];
     float inverse[kQueryBlock];
@@ -151,6 +166,7 @@ void Forward(const AttentionHead& a) {
       store(hn::Div(set(1.0F), total), inverse + i, count);
       store(hn::Add(load(tops + i, count), log(total)), a.log_sum_exp + first + i, count);
     });
+    round_packed(a.bf16, scores, rows * pad.keys);
     small_gemm({rows, width, n.keys, scores, pad.keys, 1, values, pad.width, mixed, pad.width, false});
     unpack_rows(mixed, pad.width, rows, n.width, inverse, a.out + first * n.stride, n.stride);
   }
@@ -210,6 +226,8 @@ void Backward(const AttentionHeadBackward& a) {
   pack_rows(a.k, n.stride, n.keys, n.width, keys, pad.width);
   pack_rows(a.q, n.stride, n.queries, n.width, queries, pad.width);
   pack_rows(a.dout, n.stride, n.queries, n.width, douts, pad.width);
+  round_packed(a.bf16, key_columns, 2 * n.width * pad.keys);  // the five lie one after the other
+  round_packed(a.bf16, keys, (n.keys + 2 * n.queries) * pad.width);
   const float scale = 1.0F / std::sqrt(static_cast<float>(n.width));
   for (std::int64_t first = 0; first == 0 || first < n.queries; first += kQueryBlock) {  // no query: dk and dv are 0
     const std::int64_t rows = std::min(kQueryBlock, n.queries - first);
@@ -224,6 +242,8 @@ void Backward(const AttentionHeadBackward& a) {
                                                                             dscores + row * pad.keys, factors, n.keys,
                                                                             scale, a.log_sum_exp[first + row], delta);
     }
+    round_packed(a.bf16, scores, rows * pad.keys);
+    round_packed(a.bf16, dscores, rows * pad.keys);
     small_gemm({rows, width, n.keys, dscores, pad.keys, 1, keys, pad.width, dqueries, pad.width, false});
     unpack_rows(dqueries, pad.width, rows, n.width, nullptr, a.dq + first * n.stride, n.stride);
     const bool add = first > 0;
@@ -250,8 +270,8 @@ void attention_head_backward(const AttentionHeadBackward& a) { HWY_DYNAMIC_DISPA
 std::int64_t attention_scratch(const HeadShape& shape) {
   const std::int64_t key_row = aligned_floats(shape.keys);
   const std::int64_t width_row = aligned_floats(shape.width);
-  return 2 * shape.width * key_row + (3 * shape.keys + 2 * shape.queries) * width_row + 2 * kQueryBlock * key_row +
-         kQueryBlock * width_row + key_row;
+  return 2 * shape.width * key_row + (3 * shape.keys + 2 * shape.queries) * width_row +
+         2 * kQueryBlock * (key_row + width_row) + key_row;
 }
 
 }  // namespace vitrail::cpu

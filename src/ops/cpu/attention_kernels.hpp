@@ -29,6 +29,7 @@ struct AttentionHead {
   const DropoutMask* dropout;  // of the probabilities, or nullptr
   std::uint64_t first_index;   // of its query 0 and key 0; key by key, then query by query
   float* scratch;              // attention_scratch(shape) floats, 64-byte aligned
+  bool bf16 = false;           // the inputs of products are rounded to bf16
 };
 void attention_head(const AttentionHead& a);
 
@@ -46,6 +47,7 @@ struct AttentionHeadBackward {
   const DropoutMask* dropout;
   std::uint64_t first_index;
   float* scratch;
+  bool bf16 = false;
 };
 void attention_head_backward(const AttentionHeadBackward& a);
 

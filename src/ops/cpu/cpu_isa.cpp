@@ -23,17 +23,22 @@ struct Level {
 constexpr std::int64_t kPlain = HWY_EMU128 | HWY_SCALAR;
 constexpr std::int64_t kSse4 = kPlain | HWY_SSSE3 | HWY_SSE4;
 constexpr std::int64_t kAvx2 = kSse4 | HWY_AVX2;
-constexpr std::array<Level, 4> kLevels{{{"plain", kPlain, dnnl_cpu_isa_sse41},
+constexpr std::int64_t kAvx512 = kAvx2 | HWY_AVX3;
+constexpr std::array<Level, 5> kLevels{{{"plain", kPlain, dnnl_cpu_isa_sse41},
                                         {"sse4", kSse4, dnnl_cpu_isa_sse41},
                                         {"avx2", kAvx2, dnnl_cpu_isa_avx2},
-                                        {"avx512", kAvx2 | HWY_AVX3, dnnl_cpu_isa_avx512_core}}};
-bool highway_reaches(std::size_t level) {
-  constexpr std::array<std::int64_t, 4> kNeeds{0, HWY_SSE4, HWY_AVX2, HWY_AVX3};
+                                        {"avx512", kAvx512, dnnl_cpu_isa_avx512_core},
+                                        {"avx512_bf16", kAvx512 | HWY_AVX3_DL, dnnl_cpu_isa_avx512_core_bf16}}};
+bool reaches(std::size_t level) {
+  // All that multiply bf16 have HWY_AVX3_DL, but for Cooper Lake, which counts as level 3: so Highway knows what is
+  // pinned.
+  constexpr std::array<std::int64_t, 5> kNeeds{0, HWY_SSE4, HWY_AVX2, HWY_AVX3, HWY_AVX3 | HWY_AVX3_DL};
+  if (level == 4 && __builtin_cpu_supports("avx512bf16") == 0) return false;
   return (hwy::SupportedTargets() & kNeeds[level]) == kNeeds[level];
 }
 #else
 constexpr std::array<Level, 1> kLevels{{{"plain", ~std::int64_t{0}, dnnl_cpu_isa_all}}};
-bool highway_reaches(std::size_t) { return true; }
+bool reaches(std::size_t) { return true; }
 #endif
 
 }  // namespace
@@ -41,7 +46,7 @@ bool highway_reaches(std::size_t) { return true; }
 int cpu_isa_level() {
   std::size_t level = kLevels.size() - 1;
   // oneDNN is not asked: its first answer would fix its level. It needs the same features of the machine.
-  while (level > 0 && !highway_reaches(level)) --level;
+  while (level > 0 && !reaches(level)) --level;
   return static_cast<int>(level);
 }
 

@@ -5,12 +5,14 @@
 namespace vitrail {
 
 namespace cpu {
-CpuOps::CpuOps(int threads) : threads_(threads) {
+CpuOps::CpuOps(int threads, Precision precision) : threads_(threads), precision_(precision), gemm_(precision) {
   VITRAIL_EXPECT(threads >= 1, ExitCode::usage, text("the cpu back end was asked to use ", threads, " threads"),
                  "it needs at least one", "Try --threads 1");
 }
 }  // namespace cpu
 
-std::unique_ptr<Ops> make_cpu_ops(int threads) { return std::make_unique<cpu::CpuOps>(threads); }
+std::unique_ptr<Ops> make_cpu_ops(int threads, Precision precision) {
+  return std::make_unique<cpu::CpuOps>(threads, precision);
+}
 
 }  // namespace vitrail

@@ -2,7 +2,9 @@
 // The f32 back end for CPUs. Work is cut in units by shapes alone (ops/cpu/parallel.hpp), and every product with
 // weights is a single-threaded one on a panel of rows of one leaf and expert (ops/cpu/gemm.hpp): bits depend neither on
 // the number of leaves or experts in a call nor on the number of threads, only on the instruction set and the build.
+// In bf16 the products round their inputs; everything else is as in f32.
 
+#include "ops/cpu/gemm.hpp"
 #include "ops/cpu/workspace.hpp"
 #include "ops/ops.hpp"
 
@@ -10,10 +12,14 @@ namespace vitrail::cpu {
 
 class CpuOps final : public Ops {
  public:
-  explicit CpuOps(int threads);
+  explicit CpuOps(int threads, Precision precision = Precision::f32);
   [[nodiscard]] std::string_view name() const noexcept override { return "cpu"; }
   [[nodiscard]] Dtype real() const noexcept override { return Dtype::f32; }
-  void seal() override { workspace_.seal(); }
+  [[nodiscard]] Precision precision() const noexcept override { return precision_; }
+  void seal() override {
+    workspace_.seal();
+    gemm_.seal();
+  }
 
 #define VITRAIL_CPU_VERB(verb, Arguments) void run(const Arguments& a) override;
   VITRAIL_VERBS(VITRAIL_CPU_VERB)
@@ -21,6 +27,9 @@ class CpuOps final : public Ops {
 
  private:
   int threads_;
+  Precision precision_;
+  Gemm gemm_;
+  Gemm exact_gemm_{Precision::f32};  // of products that are never rounded
   Workspace workspace_;
 };
 

@@ -103,21 +103,17 @@ void AddScaled(const float* factors, const float* x, const float* residual, floa
 void ToBf16Run(const float* x, Bf16* y, std::int64_t n) {
   std::int64_t i = 0;
 #if HWY_TARGET != HWY_SCALAR
-  const hn::RebindToUnsigned<Floats> d;
   const hn::Rebind<std::uint16_t, Floats> half;
-  const auto one = hn::Set(d, 1);
   for (; i + lanes() <= n; i += lanes()) {
-    const Vector value = hn::LoadU(Floats(), x + i);
-    const auto bits = hn::BitCast(d, value);
-    const auto upper = hn::ShiftRight<16>(bits);
-    const auto nearest = hn::Add(bits, hn::Add(hn::Set(d, 0x7FFF), hn::And(upper, one)));
-    const auto quiet = hn::Or(bits, hn::Set(d, 0x400000));  // NaN stays one, even if its lower half was all there was
-    const auto nan = hn::RebindMask(d, hn::IsNaN(value));
-    const auto rounded = hn::ShiftRight<16>(hn::IfThenElse(nan, quiet, nearest));
-    hn::StoreU(hn::TruncateTo(half, rounded), half, reinterpret_cast<std::uint16_t*>(y + i));
+    const auto upper = hn::ShiftRight<16>(rounded_bits(hn::LoadU(Floats(), x + i)));
+    hn::StoreU(hn::TruncateTo(half, upper), half, reinterpret_cast<std::uint16_t*>(y + i));
   }
 #endif
   for (; i < n; ++i) y[i] = to_bf16(x[i]);
+}
+
+void RoundRun(const float* x, float* y, std::int64_t n) {
+  for_vectors(n, [&](std::int64_t i, std::int64_t count) { store(rounded(load(x + i, count)), y + i, count); });
 }
 
 void FromBf16Run(const Bf16* x, const float* residual, float* y, std::int64_t n) {
@@ -154,6 +150,7 @@ namespace vitrail::cpu {
 HWY_EXPORT(DropoutFactors);
 HWY_EXPORT(AddScaled);
 HWY_EXPORT(ToBf16Run);
+HWY_EXPORT(RoundRun);
 HWY_EXPORT(FromBf16Run);
 HWY_EXPORT(ScaleAndAdd);
 
@@ -164,6 +161,7 @@ void add_scaled(const float* factors, const float* x, const float* residual, flo
   HWY_DYNAMIC_DISPATCH(AddScaled)(factors, x, residual, y, n);
 }
 void to_bf16_run(const float* x, Bf16* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(ToBf16Run)(x, y, n); }
+void round_run(const float* x, float* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(RoundRun)(x, y, n); }
 void from_bf16_run(const Bf16* x, const float* residual, float* y, std::int64_t n) {
   HWY_DYNAMIC_DISPATCH(FromBf16Run)(x, residual, y, n);
 }

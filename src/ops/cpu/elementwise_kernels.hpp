@@ -15,6 +15,8 @@ void add_scaled(const float* factors, const float* x, const float* residual, flo
 
 /// y = bf16(x): the bits of to_bf16 of base/bf16.hpp.
 void to_bf16_run(const float* x, Bf16* y, std::int64_t n);
+/// The same numbers as f32. y may be x.
+void round_run(const float* x, float* y, std::int64_t n);
 /// y = residual + x; residual may be left out (nullptr). y may be residual.
 void from_bf16_run(const Bf16* x, const float* residual, float* y, std::int64_t n);
 

@@ -10,6 +10,18 @@
 
 namespace vitrail::cpu {
 
+/// Threads that a library's call finds, as long as this lives.
+class OmpThreads {
+ public:
+  explicit OmpThreads(int threads) : before_(omp_get_max_threads()) { omp_set_num_threads(threads); }
+  OmpThreads(const OmpThreads&) = delete;
+  OmpThreads& operator=(const OmpThreads&) = delete;
+  ~OmpThreads() { omp_set_num_threads(before_); }
+
+ private:
+  int before_;
+};
+
 /// Calls body(unit, thread) for unit = 0 .. units-1, thread in 0 .. threads-1. Inside, oneDNN runs single-threaded: a
 /// unit's bits must not depend on the size of the team. An exception reaches the caller after the last unit.
 template <class Body>

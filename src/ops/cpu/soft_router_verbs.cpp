@@ -1,5 +1,5 @@
 // Soft MoE: the weights between tokens and slots, and the two mixtures. The unit of work is a group; where a product
-// has the rows of many, a panel or piece of them.
+// has the rows of many, a panel or piece of them. The router's own products are f32 in every precision.
 
 #include <algorithm>
 
@@ -153,13 +153,13 @@ void CpuOps::run(const MixTokensForward& a) {
   const std::int64_t tokens = a.x.shape[1];
   const std::int64_t width = a.x.shape[2];
   const std::int64_t slots = a.w.shape[2];
-  const std::int64_t scratch =
-      aligned_floats(gemm_scratch(slots, width, tokens, {nullptr, slots, true}, {nullptr, width}));
+  const std::int64_t scratch = gemm_.scratch(whole(slots), whole(width), whole(tokens), {nullptr, slots, true},
+                                             {nullptr, width}, Into::overwrite);
   float* const scratches = workspace_.floats(threads_ * scratch);
   for_each_unit(threads_, a.x.shape[0], [&](std::int64_t group, int thread) {
-    gemm(slots, width, tokens, {a.w.as<float>() + group * tokens * slots, slots, true},
-         {a.x.as<float>() + group * tokens * width, width}, Into::overwrite, a.y.as<float>() + group * slots * width,
-         width, scratches + thread * scratch);
+    gemm_(slots, width, tokens, {a.w.as<float>() + group * tokens * slots, slots, true},
+          {a.x.as<float>() + group * tokens * width, width}, Into::overwrite, a.y.as<float>() + group * slots * width,
+          scratches + thread * scratch);
   });
 }
 
@@ -167,15 +167,19 @@ void CpuOps::run(const MixTokensBackward& a) {
   const std::int64_t tokens = a.x.shape[1];
   const std::int64_t width = a.x.shape[2];
   const std::int64_t slots = a.w.shape[2];
-  const std::int64_t scratch = aligned_floats(gemm_scratch(tokens, width, slots, {nullptr, slots}, {nullptr, width}));
+  const std::int64_t scratch = std::max(
+      gemm_.scratch(whole(tokens), whole(slots), whole(width), {nullptr, width}, {nullptr, width, true},
+                    Into::overwrite),
+      gemm_.scratch(whole(tokens), whole(width), whole(slots), {nullptr, slots}, {nullptr, width}, Into::overwrite));
   float* const scratches = workspace_.floats(threads_ * scratch);
   for_each_unit(threads_, a.x.shape[0], [&](std::int64_t group, int thread) {
     const float* const dy = a.dy.as<float>() + group * slots * width;
     const std::int64_t pairs = group * tokens * slots;
-    gemm(tokens, slots, width, {a.x.as<float>() + group * tokens * width, width}, {dy, width, true}, Into::overwrite,
-         a.dw.as<float>() + pairs, slots);
-    gemm(tokens, width, slots, {a.w.as<float>() + pairs, slots}, {dy, width}, Into::overwrite,
-         a.dx.as<float>() + group * tokens * width, width, scratches + thread * scratch);
+    float* const mine = scratches + thread * scratch;
+    gemm_(tokens, slots, width, {a.x.as<float>() + group * tokens * width, width}, {dy, width, true}, Into::overwrite,
+          a.dw.as<float>() + pairs, mine);
+    gemm_(tokens, width, slots, {a.w.as<float>() + pairs, slots}, {dy, width}, Into::overwrite,
+          a.dx.as<float>() + group * tokens * width, mine);
   });
 }
 
@@ -183,15 +187,16 @@ void CpuOps::run(const MixSlotsForward& a) {
   const std::int64_t tokens = a.w.shape[1];
   const std::int64_t slots = a.w.shape[2];
   const std::int64_t width = a.y.shape[2];
-  const std::int64_t scratch = aligned_floats(gemm_scratch(tokens, width, slots, {nullptr, slots}, {nullptr, width}));
+  const Into into = a.residual ? Into::add : Into::overwrite;
+  const std::int64_t scratch =
+      gemm_.scratch(whole(tokens), whole(width), whole(slots), {nullptr, slots}, {nullptr, width}, into);
   float* const scratches = workspace_.floats(threads_ * scratch);
   for_each_unit(threads_, a.w.shape[0], [&](std::int64_t group, int thread) {
     const std::int64_t first = group * tokens * width;
     float* const y = a.y.as<float>() + first;
     if (a.residual) start_rows(nullptr, a.residual.as<float>() + first, y, tokens, width);
-    gemm(tokens, width, slots, {a.w.as<float>() + group * tokens * slots, slots},
-         {a.o.as<float>() + group * slots * width, width}, a.residual ? Into::add : Into::overwrite, y, width,
-         scratches + thread * scratch);
+    gemm_(tokens, width, slots, {a.w.as<float>() + group * tokens * slots, slots},
+          {a.o.as<float>() + group * slots * width, width}, into, y, scratches + thread * scratch);
   });
 }
 
@@ -199,16 +204,19 @@ void CpuOps::run(const MixSlotsBackward& a) {
   const std::int64_t tokens = a.w.shape[1];
   const std::int64_t slots = a.w.shape[2];
   const std::int64_t width = a.dy.shape[2];
-  const std::int64_t scratch =
-      aligned_floats(gemm_scratch(slots, width, tokens, {nullptr, slots, true}, {nullptr, width}));
+  const std::int64_t scratch = std::max(gemm_.scratch(whole(tokens), whole(slots), whole(width), {nullptr, width},
+                                                      {nullptr, width, true}, Into::overwrite),
+                                        gemm_.scratch(whole(slots), whole(width), whole(tokens), {nullptr, slots, true},
+                                                      {nullptr, width}, Into::overwrite));
   float* const scratches = workspace_.floats(threads_ * scratch);
   for_each_unit(threads_, a.w.shape[0], [&](std::int64_t group, int thread) {
     const float* const dy = a.dy.as<float>() + group * tokens * width;
     const std::int64_t pairs = group * tokens * slots;
-    gemm(tokens, slots, width, {dy, width}, {a.o.as<float>() + group * slots * width, width, true}, Into::overwrite,
-         a.dw.as<float>() + pairs, slots);
-    gemm(slots, width, tokens, {a.w.as<float>() + pairs, slots, true}, {dy, width}, Into::overwrite,
-         a.d_o.as<float>() + group * slots * width, width, scratches + thread * scratch);
+    float* const mine = scratches + thread * scratch;
+    gemm_(tokens, slots, width, {dy, width}, {a.o.as<float>() + group * slots * width, width, true}, Into::overwrite,
+          a.dw.as<float>() + pairs, mine);
+    gemm_(slots, width, tokens, {a.w.as<float>() + pairs, slots, true}, {dy, width}, Into::overwrite,
+          a.d_o.as<float>() + group * slots * width, mine);
   });
 }
 

@@ -165,7 +165,8 @@ void CpuOps::run(const AttentionForward& a) {
                     .shape = heads.shape(),
                     .dropout = mask.keeps_all() ? nullptr : &mask,
                     .first_index = heads.index(unit, a.dropout),
-                    .scratch = scratches + thread * scratch});
+                    .scratch = scratches + thread * scratch,
+                    .bf16 = precision_ == Precision::bf16});
   });
 }
 
@@ -189,7 +190,8 @@ void CpuOps::run(const AttentionBackward& a) {
                              .shape = heads.shape(),
                              .dropout = mask.keeps_all() ? nullptr : &mask,
                              .first_index = heads.index(unit, a.dropout),
-                             .scratch = scratches + thread * scratch});
+                             .scratch = scratches + thread * scratch,
+                             .bf16 = precision_ == Precision::bf16});
   });
 }
 

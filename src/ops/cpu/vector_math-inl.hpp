@@ -59,6 +59,17 @@ HWY_INLINE Vector zero() { return hn::Zero(Floats()); }
 HWY_INLINE float sum(Vector x) { return hn::GetLane(hn::SumOfLanes(Floats(), x)); }
 HWY_INLINE float largest(Vector x) { return hn::GetLane(hn::MaxOfLanes(Floats(), x)); }
 
+/// The nearest bf16, ties to even, in the upper half of each lane; the lower half is 0. NaN stays NaN.
+HWY_INLINE hn::Vec<hn::RebindToUnsigned<Floats>> rounded_bits(Vector x) {
+  const hn::RebindToUnsigned<Floats> d;
+  const auto bits = hn::BitCast(d, x);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d, 1));
+  const auto nearest = hn::Add(bits, hn::Add(odd, hn::Set(d, 0x7FFF)));
+  const auto quiet = hn::Or(bits, hn::Set(d, 0x400000));  // adding could turn a NaN into an infinity
+  return hn::And(hn::IfThenElse(hn::RebindMask(d, hn::Eq(x, x)), nearest, quiet), hn::Set(d, 0xFFFF0000));
+}
+HWY_INLINE Vector rounded(Vector x) { return hn::BitCast(Floats(), rounded_bits(x)); }
+
 /// A sum over many vectors: in runs of 32, so that its error grows with the run and not with the whole.
 struct LongSum {
   // Written out: GCC compiles the implicit constructor without the target's instructions.

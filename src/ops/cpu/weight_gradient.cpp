@@ -23,7 +23,8 @@ void tree_rows(float* p, std::int64_t step, std::int64_t count, std::int64_t n) 
 }
 
 /// Narrow weights: too little output to cut, so the rows are cut, in fixed pieces.
-void by_rows(std::span<const WeightGradient> jobs, const WeightGradientShape& s, int threads, Workspace& workspace) {
+void by_rows(std::span<const WeightGradient> jobs, const WeightGradientShape& s, int threads, Workspace& workspace,
+             Gemm& gemm) {
   const Cut cut = pieces_of_rows(s.rows);
   const std::int64_t pieces = cut.pieces();
   const std::int64_t weights = s.in * s.out;
@@ -31,7 +32,7 @@ void by_rows(std::span<const WeightGradient> jobs, const WeightGradientShape& s,
   const std::int64_t partial = biases + aligned_floats(s.out);
   const std::int64_t blocks = static_cast<std::int64_t>(jobs.size()) * s.experts;
   const std::int64_t scratch =
-      aligned_floats(gemm_scratch(s.in, s.out, cut.piece, {nullptr, s.in, true}, {nullptr, s.out}));
+      gemm.scratch(whole(s.in), whole(s.out), cut, {nullptr, s.in, true}, {nullptr, s.out}, Into::overwrite);
   float* const scratches = workspace.floats(threads * scratch + blocks * s.leaves * pieces * partial);
   float* const partials = scratches + threads * scratch;
   for_each_unit(threads, blocks * s.leaves * pieces, [&](std::int64_t unit, int thread) {
@@ -42,7 +43,7 @@ void by_rows(std::span<const WeightGradient> jobs, const WeightGradientShape& s,
     const std::int64_t first = (leaf * s.experts + block % s.experts) * s.rows + cut.begin(unit % pieces);
     float* const dw = partials + unit * partial;
     const float* const dy = job.dy + first * s.out;
-    gemm(s.in, s.out, rows, {job.x + first * s.in, s.in, true}, {dy, s.out}, Into::overwrite, dw, s.out,
+    gemm(s.in, s.out, rows, {job.x + first * s.in, s.in, true}, {dy, s.out}, Into::overwrite, dw,
          scratches + thread * scratch);
     if (job.db != nullptr) column_sums(dy, s.out, rows, s.out, dw + biases);
   });
@@ -82,14 +83,15 @@ class LeafCounter {
 };
 
 /// Wide weights: cut in tiles, each summed over all rows of a leaf at once and over the leaves in order.
-void by_tiles(std::span<const WeightGradient> jobs, const WeightGradientShape& s, int threads, Workspace& workspace) {
+void by_tiles(std::span<const WeightGradient> jobs, const WeightGradientShape& s, int threads, Workspace& workspace,
+              Gemm& gemm) {
   const Cut in = cut_evenly(s.in, kTileIn);
   const Cut out = cut_evenly(s.out, kTileOut);
   const std::int64_t tiles = in.pieces() * out.pieces();
   const std::int64_t largest = aligned_floats(in.piece * out.piece);
   const std::int64_t levels = LeafCounter::levels(s.leaves);
   const std::int64_t copies =
-      aligned_floats(gemm_scratch(in.piece, out.piece, s.rows, {nullptr, s.in, true}, {nullptr, s.out}));
+      gemm.scratch(in, out, whole(s.rows), {nullptr, s.in, true}, {nullptr, s.out}, Into::overwrite);
   const std::int64_t per_thread = copies + levels * (largest + aligned_floats(out.piece));
   float* const scratch = workspace.floats(threads * per_thread);
   const auto units = static_cast<std::int64_t>(jobs.size()) * s.experts * tiles;
@@ -110,7 +112,7 @@ void by_tiles(std::span<const WeightGradient> jobs, const WeightGradientShape& s
       const std::int64_t first = (leaf * s.experts + expert) * s.rows;
       const float* const dy = job.dy + first * s.out + out.begin(column);
       gemm(height, width, s.rows, {job.x + first * s.in + in.begin(row), s.in, true}, {dy, s.out}, Into::overwrite,
-           weights.next(), width, copy);
+           weights.next(), copy);
       weights.add();
       if (!bias) continue;
       column_sums(dy, s.out, s.rows, width, biases.next());
@@ -125,8 +127,8 @@ void by_tiles(std::span<const WeightGradient> jobs, const WeightGradientShape& s
 }  // namespace
 
 void weight_gradients(std::span<const WeightGradient> jobs, const WeightGradientShape& shape, int threads,
-                      Workspace& workspace) {
-  (shape.in * shape.out <= kSmallWeights ? by_rows : by_tiles)(jobs, shape, threads, workspace);
+                      Workspace& workspace, Gemm& gemm) {
+  (shape.in * shape.out <= kSmallWeights ? by_rows : by_tiles)(jobs, shape, threads, workspace, gemm);
 }
 
 Cut pieces_of_rows(std::int64_t rows) { return cut_evenly(rows, kMostRowsOfPiece); }

@@ -22,7 +22,7 @@ struct WeightGradientShape {
 
 /// Several gradients of one shape at once, so that all threads have work.
 void weight_gradients(std::span<const WeightGradient> jobs, const WeightGradientShape& shape, int threads,
-                      Workspace& workspace);
+                      Workspace& workspace, Gemm& gemm);
 
 /// Weights of at most this many elements are summed in whole partials, one per (leaf, piece of rows); larger ones in
 /// tiles.
