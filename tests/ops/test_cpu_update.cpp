@@ -14,8 +14,8 @@ VerbCase sgd_case(std::int64_t n, double momentum, double clip_absolute) {
   return {case_name("sgd", {n}) + (momentum > 0.0 ? "_momentum" : "") + (clip_absolute > 0.0 ? "_clipped" : ""),
           [=](Ops& ops) -> std::vector<OwnedTensor> {
             const Dtype real = ops.real();
-            const OwnedTensor begin(Dtype::i64, {4},
-                                    {0, static_cast<double>(n / 3), static_cast<double>(n / 3), static_cast<double>(n)});
+            const OwnedTensor begin(
+                Dtype::i64, {4}, {0, static_cast<double>(n / 3), static_cast<double>(n / 3), static_cast<double>(n)});
             auto parameter = random_tensor(real, {n}, 2);
             auto trace = momentum > 0.0 ? random_tensor(real, {n}, 3) : OwnedTensor();
             ops.sgd_step({.gradient = random_tensor(real, {n}, 1),
@@ -91,12 +91,15 @@ std::vector<VerbCase> update_cases() {
     cases.push_back(sgd_case(n, 0.9, 0.5));
   }
   for (const bool momentum : {false, true}) {
-    for (const auto& [name, factors] :
-         {std::pair{"nothing", Factors{0, 0, 0, 0, 0}}, {"vector_20000", Factors{20000, 0, 0, 0, 0}},
-          {"matrix_1_1", Factors{1, 1, 1, 1, 1}}, {"matrix_33_257", Factors{1, 33, 1, 257, 1}},
-          {"matrix_1100_70", Factors{1, 1100, 1, 70, 1}}, {"heads_in_between", Factors{1, 64, 3, 33, 1}},
-          {"heads_before", Factors{3, 33, 1, 64, 1}}, {"channels_behind", Factors{2, 33, 3, 7, 9}},
-          {"many_channels_behind", Factors{1, 7, 1, 5, 1100}}}) {
+    for (const auto& [name, factors] : {std::pair{"nothing", Factors{0, 0, 0, 0, 0}},
+                                        {"vector_20000", Factors{20000, 0, 0, 0, 0}},
+                                        {"matrix_1_1", Factors{1, 1, 1, 1, 1}},
+                                        {"matrix_33_257", Factors{1, 33, 1, 257, 1}},
+                                        {"matrix_1100_70", Factors{1, 1100, 1, 70, 1}},
+                                        {"heads_in_between", Factors{1, 64, 3, 33, 1}},
+                                        {"heads_before", Factors{3, 33, 1, 64, 1}},
+                                        {"channels_behind", Factors{2, 33, 3, 7, 9}},
+                                        {"many_channels_behind", Factors{1, 7, 1, 5, 1100}}}) {
       cases.push_back(adafactor_case(name, factors, momentum));
     }
   }
