@@ -33,8 +33,9 @@ struct Recipe {
 /// ones and override them.
 const std::vector<Recipe>& further_recipes() {
   static const std::vector<Recipe> recipes = {
-      {"sgd", {"--optimizer", "sgd", "--learning-rate", "0.05", "--schedule", "polynomial", "--power", "2",
-        "--average-decay", "0.9"}},
+      {"sgd",
+       {"--optimizer", "sgd", "--learning-rate", "0.05", "--schedule", "polynomial", "--power", "2", "--average-decay",
+        "0.9"}},
       {"adafactor", {"--optimizer", "adafactor", "--factored-above", "16", "--bf16-momentum"}, true},
   };
   return recipes;
@@ -158,8 +159,8 @@ class Layouts {
     const Series series{recipe.name, recipe.options, 1, kFewSteps};
     std::printf("%s\n", series.name.c_str());
     const Outcome wanted = finish(series, {"1 rank", 1, 1, 0}, nullptr);
-    for (const Cut& cut : {Cut{"1 rank, 8 passes", 1, 1, 1}, Cut{"2 ranks, EP 2", 2, 2, 0},
-                           Cut{"4 ranks, EP 2 x R 2", 4, 2, 0}}) {
+    for (const Cut& cut :
+         {Cut{"1 rank, 8 passes", 1, 1, 1}, Cut{"2 ranks, EP 2", 2, 2, 0}, Cut{"4 ranks, EP 2 x R 2", 4, 2, 0}}) {
       (void)finish(series, cut, &wanted);
     }
     if (recipe.killed) kill_and_resume(series, wanted);
@@ -173,8 +174,8 @@ class Layouts {
   }
 
   [[nodiscard]] std::vector<std::string> words(const Series& series, const Cut& cut, const fs::path& dir) const {
-    std::vector<std::string> all = {settings_.mpirun, "-np", std::to_string(cut.ranks), "--oversubscribe", "--bind-to",
-                                    "none"};
+    std::vector<std::string> all = {settings_.mpirun,  "-np",       std::to_string(cut.ranks),
+                                    "--oversubscribe", "--bind-to", "none"};
     const auto add = [&](const std::vector<std::string>& more) { all.insert(all.end(), more.begin(), more.end()); };
     add({(program_folder() / "vitrail-train").string(), "--preset", "fmnist"});
     add({"--data", data_.string(), "--run-dir", dir.string()});

@@ -32,11 +32,11 @@ std::vector<std::int64_t> adafactor_pieces(const std::vector<ParameterSpec>& tab
       continue;
     }
     const bool over_experts = factoring_of(spec.shape, factored_above).x == 0;
-    VITRAIL_EXPECT(!over_experts || all_experts_here, ExitCode::usage,
-                   text("--factored-above ", factored_above, " factors ", spec.name, " ", spec.shape.str(),
-                        " over its experts"),
-                   "they are shared out over ranks, and Adafactor's statistics must not be cut",
-                   text("--factored-above must be above E, ", spec.shape[0], "; or use --expert-parallel 1"));
+    VITRAIL_EXPECT(
+        !over_experts || all_experts_here, ExitCode::usage,
+        text("--factored-above ", factored_above, " factors ", spec.name, " ", spec.shape.str(), " over its experts"),
+        "they are shared out over ranks, and Adafactor's statistics must not be cut",
+        text("--factored-above must be above E, ", spec.shape[0], "; or use --expert-parallel 1"));
     pieces.push_back(over_experts ? elements : elements / spec.shape[0]);
   }
   return pieces;

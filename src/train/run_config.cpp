@@ -65,22 +65,24 @@ void expect_share(const char* name, double value) {
                  "running means forget: it lies in [0, 1)", "");
 }
 
-/// A setting that has no meaning here must stand at the value that all runs have: somebody meant something by it.
-void expect_unused(bool unused, const std::string& setting, const std::string& with, const std::string& belongs_to) {
+/// A setting that has no meaning here must stand at the value that it has by itself: somebody meant something by it.
+void expect_unused(bool unused, const std::string& setting, const std::string& with, const std::string& belongs_to,
+                   const std::string& by_itself) {
   VITRAIL_EXPECT(unused, ExitCode::usage, text("--", setting, " with --", with), text("it belongs to ", belongs_to),
-                 "Leave out one of them");
+                 text("Use ", by_itself, ", or another --", with.substr(0, with.find(' '))));
 }
 
 void expect_settings_of_schedule(const RunConfig& config, ScheduleKind kind) {
   const RunConfig usual;
   const std::string with = "schedule " + config.schedule;
   expect_unused(kind == ScheduleKind::polynomial || config.power == usual.power, text("power ", config.power), with,
-                "polynomial");
-  expect_unused(kind == ScheduleKind::exponential || !config.staircase, "staircase", with, "exponential");
-  expect_unused(kind == ScheduleKind::rsqrt || config.cooldown == 0, text("cooldown ", config.cooldown), with, "rsqrt");
-  VITRAIL_EXPECT(kind != ScheduleKind::polynomial || (config.power > 0 && std::isfinite(config.power)),
-                 ExitCode::usage, text("--power ", config.power), "the learning rate would not fall",
-                 "Give a number above 0");
+                "polynomial", text("--power ", usual.power));
+  expect_unused(kind == ScheduleKind::exponential || !config.staircase, "staircase", with, "exponential",
+                "no --staircase");
+  expect_unused(kind == ScheduleKind::rsqrt || config.cooldown == 0, text("cooldown ", config.cooldown), with, "rsqrt",
+                "--cooldown 0");
+  VITRAIL_EXPECT(kind != ScheduleKind::polynomial || (config.power > 0 && std::isfinite(config.power)), ExitCode::usage,
+                 text("--power ", config.power), "the learning rate would not fall", "Give a number above 0");
   VITRAIL_EXPECT(kind != ScheduleKind::rsqrt || (config.timescale > 0 && std::isfinite(config.timescale)),
                  ExitCode::usage, text("--timescale ", config.timescale), "it is a number of steps above 0", "");
   if (kind != ScheduleKind::exponential) return;
@@ -147,8 +149,8 @@ OptimizerKind optimizer_kind(const std::string& name) {
     if (known == name) return kind;
     names.push_back(known);
   }
-  fail(ExitCode::usage, {text("optimizer '", name, "'"), "the optimizers are adamw, sgd and adafactor",
-                         did_you_mean(name, names)});
+  fail(ExitCode::usage,
+       {text("optimizer '", name, "'"), "the optimizers are adamw, sgd and adafactor", did_you_mean(name, names)});
 }
 
 }  // namespace
@@ -169,10 +171,12 @@ OptimizerConfig make_optimizer(const RunConfig& config) {
   const RunConfig usual;
   const std::string with = "optimizer " + config.optimizer;
   expect_unused(!adamw || config.momentum == usual.momentum, text("momentum ", config.momentum), with,
-                "sgd and adafactor; adamw has beta1");
+                "sgd and adafactor; adamw has beta1", text("--momentum ", usual.momentum));
   expect_unused(optimizer.kind == OptimizerKind::adafactor || config.factored_above == usual.factored_above,
-                text("factored-above ", config.factored_above), with, "adafactor");
-  expect_unused(adamw || config.momentum > 0 || !config.bf16_momentum, "bf16-momentum", "momentum 0", "a momentum");
+                text("factored-above ", config.factored_above), with, "adafactor",
+                text("--factored-above ", usual.factored_above));
+  expect_unused(adamw || config.momentum > 0 || !config.bf16_momentum, "bf16-momentum", "momentum 0", "a momentum",
+                "no --bf16-momentum");
   optimizer.beta1 = config.beta1;
   optimizer.beta2 = config.beta2;
   optimizer.epsilon = config.epsilon;

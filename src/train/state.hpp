@@ -35,8 +35,8 @@ struct ParameterShare {
                  Communicator& owners, std::int64_t units_per_tree, std::int64_t units);
 
   const FlatLayout& layout;
-  Tensor values;     // [layout.elements()]
-  Tensor gradients;  // [layout.elements()]
+  Tensor values;        // [layout.elements()]
+  Tensor gradients;     // [layout.elements()]
   Optimizer optimizer;  // of this owner's slice
   GradientSync sync;
 

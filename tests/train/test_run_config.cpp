@@ -165,16 +165,26 @@ TEST(RunConfig, ImpossibleAndContradictingSchedulesAreRefused) {
     change(config);
     EXPECT_NE(refusal([&] { (void)make_schedule(config, 100); }).find(said), std::string::npos) << said;
   };
-  refused("linear", [](RunConfig& c) { c.final_learning_rate = -1; }, "--final-learning-rate -1");
-  refused("linear", [](RunConfig& c) { c.power = 2; }, "--power 2 with --schedule linear");
-  refused("cosine", [](RunConfig& c) { c.staircase = true; }, "--staircase with --schedule cosine");
-  refused("linear", [](RunConfig& c) { c.cooldown = .1; }, "--cooldown 0.1 with --schedule linear");
-  refused("polynomial", [](RunConfig& c) { c.power = 0; }, "--power 0");
-  refused("rsqrt", [](RunConfig& c) { c.timescale = 0; }, "--timescale 0");
-  refused("rsqrt", [](RunConfig& c) { c.warmup = 60, c.cooldown = 50; }, "60 and 50 of 100 steps");
-  refused("exponential", [](RunConfig& c) { c.decay_rate = 0; }, "--decay-rate 0");
-  refused("exponential", [](RunConfig& c) { c.transition_steps = 0; }, "--transition-steps 0");
-  refused("exponential", [](RunConfig& c) { c.final_learning_rate = .1; }, "--final-learning-rate 0.1");
+  refused(
+      "linear", [](RunConfig& c) { c.final_learning_rate = -1; }, "--final-learning-rate -1");
+  refused(
+      "linear", [](RunConfig& c) { c.power = 2; }, "--power 2 with --schedule linear");
+  refused(
+      "cosine", [](RunConfig& c) { c.staircase = true; }, "--staircase with --schedule cosine");
+  refused(
+      "linear", [](RunConfig& c) { c.cooldown = .1; }, "--cooldown 0.1 with --schedule linear");
+  refused(
+      "polynomial", [](RunConfig& c) { c.power = 0; }, "--power 0");
+  refused(
+      "rsqrt", [](RunConfig& c) { c.timescale = 0; }, "--timescale 0");
+  refused(
+      "rsqrt", [](RunConfig& c) { c.warmup = 60, c.cooldown = 50; }, "60 and 50 of 100 steps");
+  refused(
+      "exponential", [](RunConfig& c) { c.decay_rate = 0; }, "--decay-rate 0");
+  refused(
+      "exponential", [](RunConfig& c) { c.transition_steps = 0; }, "--transition-steps 0");
+  refused(
+      "exponential", [](RunConfig& c) { c.final_learning_rate = .1; }, "--final-learning-rate 0.1");
 }
 
 }  // namespace
