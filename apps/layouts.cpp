@@ -37,6 +37,15 @@ const std::vector<Recipe>& further_recipes() {
        {"--optimizer", "sgd", "--learning-rate", "0.05", "--schedule", "polynomial", "--power", "2", "--average-decay",
         "0.9"}},
       {"adafactor", {"--optimizer", "adafactor", "--factored-above", "16", "--bf16-momentum"}, true},
+      {"bpr", {"--token-order", "prioritized", "--capacity-factor", "0.5", "--z-weight", "0.001"}},
+      {"random order", {"--token-order", "random", "--capacity-factor", "0.5", "--selected", "1"}},
+      {"experts choice", {"--router", "experts-choice", "--capacity-factor", "1", "--normalize-gates"}},
+      {"soft moe", {"--router", "soft", "--group-images", "1", "--classifier", "gap", "--qk-norm"}},
+      {"dropout",
+       {"--dropout", "0.1", "--attention-dropout", "0.1", "--expert-dropout", "0.2", "--stochastic-depth", "0.2"},
+       true},
+      {"mixup", {"--mixup", "0.5", "--mixup-draw", "image", "--label-smoothing", "0.1", "--loss", "sigmoid"}},
+      {"bf16", {"--precision", "bf16", "--exchange-dtype", "bf16", "--classifier", "map", "--positions", "sincos2d"}},
   };
   return recipes;
 }

@@ -48,7 +48,7 @@ int run_golden_command(int argc, const char* const* argv) {
   const Precision products = precision_of(backend, precision);
   const std::unique_ptr<Ops> ops = backend == "cpu" ? make_cpu_ops(threads, products) : make_reference_ops();
   GoldenReport report(stdout);
-  run_golden({*ops, *device}, files, report);
+  run_golden({*ops, *device, products == Precision::bf16}, files, report);
   return static_cast<int>(report.exit_code());
 }
 

@@ -93,7 +93,8 @@ void router_forward(Ops& ops, const ModelConfig& c, const BlockParams& params, C
                       .w = params.router,
                       .b = {},
                       .residual = {},
-                      .y = moe.logits.view({leaves, 1, n, c.experts})});
+                      .y = moe.logits.view({leaves, 1, n, c.experts}),
+                      .exact = true});
   route(ops, c, logits_of(ops, c, mode, acts, moe), router_noise(c, moe, mode), acts, moe);
   const Shape by_leaf{leaves, n / s, s, k};
   const Shape by_token{leaves * n, k};
@@ -147,7 +148,8 @@ void router_backward(Ops& ops, const ModelConfig& c, const BlockParams& params, 
                        .dresidual = {},
                        .dx = dx.view({leaves, 1, n, c.width}),
                        .dw = gradients.router,
-                       .db = {}});
+                       .db = {},
+                       .exact = true});
 }
 
 }  // namespace vitrail
