@@ -22,6 +22,7 @@ std::string advice_for(const std::string& name) {
   if (name.starts_with("embedding/")) return "Set --patch-rows, --patch-columns and --channels to the checkpoint's";
   if (name == "cls" || name.starts_with("MapHead/")) return "Set --classifier to that of the checkpoint";
   if (name == kPositions) return "Set --positions and --width to those of the checkpoint";
+  if (name.ends_with("/Router/mu")) return "Set --experts, --capacity-slots and --router to those of the checkpoint";
   if (name.find(kMoe) != std::string::npos) return "Set --moe, --experts and --router to those of the checkpoint";
   return "Set --preset, --blocks, --width, --mlp-width and --moe to those of the checkpoint";
 }

@@ -29,7 +29,8 @@ struct InitialWeightsOptions {
 class InitialWeights {
  public:
   /// Compares a table with a checkpoint; reads no values. Error (usage) that names the tensor, both shapes and what to
-  /// try, for a tensor without source, one that does not fit, and one of the checkpoint that finds no place.
+  /// try, for a tensor without source, one that does not fit, and one of the checkpoint that finds no place. Table and
+  /// reader must outlive it.
   InitialWeights(const std::vector<ParameterSpec>& table, const CheckpointReader& reader,
                  const InitialWeightsOptions& options);
 

@@ -91,6 +91,14 @@ class InitialWeights(Programs):
         # With one expert, less than half of the MLP's output is added: another model.
         self.assertNotAlmostEqual(self.results(run, selected=1)["main_loss"], before["main_loss"], places=3)
 
+    def test_with_normalized_gates_upcycled_top_2_routing_equals_the_dense_mlp(self):
+        sparse = {"experts": 4, "selected": 2, "capacity_factor": 2, "normalize_gates": True}
+        run, job = self.start(2, self.dense, **{**STANDS_STILL, **sparse})
+        self.assertNotIn("with --normalize-gates", job.said)
+        before, after = self.results(self.dense), self.results(run)
+        self.assertEqual((after["drop_rate"], after["correct"]), (0, before["correct"]))
+        self.assertAlmostEqual(after["main_loss"], before["main_loss"], places=5)
+
     def test_upcycling_gives_the_same_bits_on_every_layout(self):
         digests = set()
         for ranks, width, leaves in ((1, 1, 2), (2, 2, 1), (2, 1, 1)):
