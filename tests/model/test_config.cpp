@@ -205,7 +205,8 @@ TEST(ModelConfig, RefusesWhatCannotBe) {
 }
 
 TEST(Slots, OfExpertsChoiceAndSoftMoeKnowNoK) {
-  ModelConfig c = backbone("S/32");
+  ModelConfig c;
+  c.experts = 32;
   c.moe_blocks = {5, 7};
   c.router.capacity.factor = 1.0;
   EXPECT_EQ(c.slots(), 28) << "8 images of 50 tokens, K = 2 choices, 32 experts: 25, up to a multiple of 4";
