@@ -120,7 +120,7 @@ Metrics evaluate_and_dump(const Bench& bench, const RoutingOptions& routing, con
                              .settings = numerics_of(options).dump()};
   RoutingDump dump(plan, bench.config.model, bench.layout, bench.ranks.world, bench.ops.real());
   const auto add_pass = [&](std::int64_t pass_begin, const Activations& acts) { dump.add_pass(pass_begin, acts); };
-  const Metrics metrics = evaluate(bench, bench.config.model, add_pass);
+  Metrics metrics = evaluate(bench, bench.config.model, add_pass);
   dump.finish();
   return metrics;
 }

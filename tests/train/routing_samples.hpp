@@ -55,7 +55,7 @@ inline Metrics evaluate_and_dump(const RunConfig& config, Communicator& world, c
                    config.model, state.layout, world, ops->real());
   Evaluator evaluator(config.model, state.layout, *device, *ops, 1, true);
   const auto add_pass = [&](std::int64_t first, const Activations& acts) { dump.add_pass(first, acts); };
-  const Metrics metrics = evaluator.run(state.params, state.ranks, Loss::softmax, images, fill, add_pass);
+  Metrics metrics = evaluator.run(state.params, state.ranks, Loss::softmax, images, fill, add_pass);
   EXPECT_FALSE(std::filesystem::exists(path)) << "a file that is not complete has the name of one that is";
   world.barrier();
   dump.finish();
