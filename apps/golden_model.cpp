@@ -109,6 +109,14 @@ GoldenTolerances tolerances_of(const Ops& ops, const GoldenModel& golden) {
   return tolerances;
 }
 
+void read_integers(const GoldenFile& file, const std::string& dataset, Tensor to) {
+  const std::vector<double> values = file.reals(dataset);
+  VITRAIL_EXPECT(std::ssize(values) == to.elements(), ExitCode::data, text(dataset, " has ", values.size(), " entries"),
+                 text("the model needs ", to.elements()), "");
+  std::transform(values.begin(), values.end(), to.as<std::int32_t>(),
+                 [](double value) { return static_cast<std::int32_t>(value); });
+}
+
 /// The choices of the file instead of one's own; `at` is "/out" or "/eval".
 void force_routing(const GoldenFile& file, const std::string& at, GoldenPass& pass) {
   const ModelConfig& c = pass.config();
@@ -118,8 +126,8 @@ void force_routing(const GoldenFile& file, const std::string& at, GoldenPass& pa
     if (c.router.kind == RouterKind::experts_choice) {
       choices_of_experts(file.reals(group + "ec_token"), moe.selected, moe.slot);
     } else {
-      file.read(group + "selected_expert", moe.selected);
-      file.read(group + "slot_unclipped", moe.slot);
+      read_integers(file, group + "selected_expert", moe.selected);
+      read_integers(file, group + "slot_unclipped", moe.slot);
     }
   }
   pass.acts().forced = true;

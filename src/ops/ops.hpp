@@ -77,6 +77,8 @@ namespace vitrail {
 
 /// Of matrix products (linear layers, MLPs, attention, their gradients). bf16: the inputs of a product are rounded to
 /// bfloat16, to nearest with ties to even, and its sums are f32; everything between products stays `real`.
+/// Attention rounds q, k, v and d out; its probabilities and their gradients stay unrounded, so that what cancels in
+/// exact arithmetic (the gradient of the keys' bias) cancels here.
 enum class Precision : std::uint8_t { f32, bf16 };
 
 class Ops {

@@ -29,7 +29,8 @@ Tensor shaped(Shape shape, Dtype dtype = Dtype::f32) {
 /// The first cases, which are small, of every family of verbs; names are a family and sizes.
 std::vector<VerbCase> small_cases() {
   std::vector<VerbCase> chosen;
-  for (auto* cases : {dense_cases, token_cases, routing_cases, soft_router_cases, training_cases, elementwise_cases}) {
+  for (auto* cases :
+       {dense_cases, token_cases, routing_cases, soft_router_cases, training_cases, update_cases, elementwise_cases}) {
     std::map<std::string, int> seen;
     for (VerbCase& one : cases()) {
       if (++seen[one.name.substr(0, one.name.find_first_of("0123456789"))] <= 4) chosen.push_back(std::move(one));

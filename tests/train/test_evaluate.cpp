@@ -112,7 +112,7 @@ TEST_F(Evaluation, EverySparseBlockHasItsOwnNumbers) {
   resolve(config);
   const TrainState state(config, *device_, *ops_, *world_);
   Evaluator evaluator(config.model, state.layout, *device_, *ops_);
-  Evaluator keeping(config.model, state.layout, *device_, *ops_, true);
+  Evaluator keeping(config.model, state.layout, *device_, *ops_, 1, true);
   const Metrics metrics = evaluator.run(state.params, state.ranks, Loss::softmax, 8, fill);
   const auto after = [&](std::int64_t, const Activations& acts) {
     for (const MoeMetrics& block : metrics.moe) {  // counted again, from the choices of each block

@@ -166,7 +166,6 @@ void Forward(const AttentionHead& a) {
       store(hn::Div(set(1.0F), total), inverse + i, count);
       store(hn::Add(load(tops + i, count), log(total)), a.log_sum_exp + first + i, count);
     });
-    round_packed(a.bf16, scores, rows * pad.keys);
     small_gemm({rows, width, n.keys, scores, pad.keys, 1, values, pad.width, mixed, pad.width, false});
     unpack_rows(mixed, pad.width, rows, n.width, inverse, a.out + first * n.stride, n.stride);
   }
@@ -242,8 +241,6 @@ void Backward(const AttentionHeadBackward& a) {
                                                                             dscores + row * pad.keys, factors, n.keys,
                                                                             scale, a.log_sum_exp[first + row], delta);
     }
-    round_packed(a.bf16, scores, rows * pad.keys);
-    round_packed(a.bf16, dscores, rows * pad.keys);
     small_gemm({rows, width, n.keys, dscores, pad.keys, 1, keys, pad.width, dqueries, pad.width, false});
     unpack_rows(dqueries, pad.width, rows, n.width, nullptr, a.dq + first * n.stride, n.stride);
     const bool add = first > 0;

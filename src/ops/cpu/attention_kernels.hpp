@@ -29,7 +29,7 @@ struct AttentionHead {
   const DropoutMask* dropout;  // of the probabilities, or nullptr
   std::uint64_t first_index;   // of its query 0 and key 0; key by key, then query by query
   float* scratch;              // attention_scratch(shape) floats, 64-byte aligned
-  bool bf16 = false;           // the inputs of products are rounded to bf16
+  bool bf16 = false;           // q, k, v and dout are rounded to bf16 as inputs of products; probabilities are not
 };
 void attention_head(const AttentionHead& a);
 
