@@ -1,34 +1,11 @@
 #include "apps/eval_routing.hpp"
 
-#include <cstdlib>
-
 #include "apps/csv.hpp"
 #include "train/routing_dump.hpp"
 
 namespace vitrail {
 
 namespace {
-
-/// "1, 3 and 5".
-std::string listed(const std::vector<std::int64_t>& numbers, const char* last) {
-  std::string list;
-  for (std::size_t i = 0; i < numbers.size(); ++i) {
-    const char* const between = i == 0 ? "" : (i + 1 == numbers.size() ? last : ", ");
-    list += text(between, numbers[i]);
-  }
-  return list;
-}
-
-std::vector<std::int64_t> nearest(const std::vector<std::int64_t>& numbers, std::int64_t to) {
-  std::vector<std::int64_t> found;
-  for (const std::int64_t number : numbers) {
-    const std::int64_t distance = std::abs(number - to);
-    const std::int64_t best = found.empty() ? distance : std::abs(found.front() - to);
-    if (distance < best) found.clear();
-    if (distance <= best) found.push_back(number);
-  }
-  return found;
-}
 
 Json row_of(const Json& random_block, const Metrics& metrics) {
   return Json::object()
@@ -91,7 +68,7 @@ void add_routing_options(Options& options, RunConfig& config, RoutingOptions& ro
 }
 
 void resolve(RoutingOptions& routing, const Options& options, const RunConfig& config) {
-  check_random_blocks(config.model);
+  if (!config.model.router.random_blocks.empty()) expect_choices("--random-blocks", config.model);
   VITRAIL_EXPECT(routing.random_each || routing.random_csv.empty(), ExitCode::usage,
                  "--random-csv without --random-each", "it holds the table of that", "Add --random-each");
   if (routing.random_each) {
@@ -108,16 +85,6 @@ void resolve(RoutingOptions& routing, const Options& options, const RunConfig& c
     expect_folder_of(routing.dump);
     VITRAIL_EXPECT(!routing.dump_images || *routing.dump_images >= 1, ExitCode::usage,
                    text("--dump-images ", *options.given("dump-images")), "a file of no images", "");
-  }
-}
-
-void check_random_blocks(const ModelConfig& model) {
-  if (model.router.random_blocks.empty()) return;
-  expect_choices("--random-blocks", model);
-  for (const std::int64_t block : model.router.random_blocks) {
-    VITRAIL_EXPECT(model.is_moe(block), ExitCode::usage, text("--random-blocks ", block, ": this block has no router"),
-                   text("the MoE blocks are ", listed(model.moe_blocks, " and ")),
-                   text("Did you mean ", listed(nearest(model.moe_blocks, block), " or "), "?"));
   }
 }
 

@@ -23,9 +23,6 @@ void add_routing_options(Options& options, RunConfig& config, RoutingOptions& ro
 /// After options.apply(): fills in the file's name. Error (usage) for settings that cannot be evaluated.
 void resolve(RoutingOptions& routing, const Options& options, const RunConfig& config);
 
-/// Error (usage), with the nearest sparse block, for a block of router.random_blocks that has no router.
-void check_random_blocks(const ModelConfig& model);
-
 /// --random-each: one evaluation without random routers, then one per MoE block with this block's router random; prints
 /// the table and writes the CSV. Returns its rows: {random_block, accuracy, loss, drop_rate, processed}, random_block
 /// null in the first. Collective. (The paper's figures 28 and 29.)

@@ -47,6 +47,8 @@ std::optional<ModelConfig> with_capacity(ModelConfig model, double factor, const
 void expect_capacities(const char* option, const std::vector<double>& factors, const ModelConfig& model) {
   VITRAIL_EXPECT(!model.moe_blocks.empty(), ExitCode::usage, text(option, " of a dense model"), "it has no experts",
                  "");
+  VITRAIL_EXPECT(model.router.kind != RouterKind::soft, ExitCode::usage, text(option, " of a Soft MoE"),
+                 "its slots are parameters, as many as it was trained with", "");
   for (const double factor : factors) {
     VITRAIL_EXPECT(std::isfinite(factor) && factor > 0, ExitCode::usage,
                    text("a capacity factor of ", factor, " in ", option), "it must be positive", "");
@@ -148,7 +150,13 @@ void add_sweep_options(Options& options, SweepOptions& sweep) {
 }
 
 void resolve(SweepOptions& sweep, const Options& options, const RunConfig& config) {
-  if (!sweep.capacity_table.empty()) expect_capacities("--capacity-table", sweep.capacity_table, config.model);
+  if (!sweep.capacity_table.empty()) {
+    expect_capacities("--capacity-table", sweep.capacity_table, config.model);
+    VITRAIL_EXPECT(config.model.router.kind == RouterKind::top_k, ExitCode::usage,
+                   text("--capacity-table with --router ", name_of(config.model.router.kind)),
+                   "it compares orders of tokens, and only tokens that choose experts have one",
+                   "--sweep draws its one curve");
+  }
   if (!sweep.sweep) {
     for (const char* option : {"sweep-capacities", "sweep-selected", "sweep-orders", "sweep-csv", "sweep-svg"}) {
       VITRAIL_EXPECT(!options.given(option), ExitCode::usage, text("--", option, " without --sweep"),

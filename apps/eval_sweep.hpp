@@ -31,7 +31,7 @@ Json evaluate_capacity_table(const Bench& bench, const std::vector<double>& fact
 
 /// --sweep: evaluates every point, prints the table, writes CSV and SVG. Returns the rows of the CSV:
 /// {selected, order, capacity_factor, slots, accuracy, loss, drop_rate, processed, flops_per_image, flops_relative}.
-/// A router that is not top-k has one curve, whose order is the router's name. Collective.
+/// Where experts choose there is one curve, whose order is the router's name. Collective.
 Json evaluate_sweep(const Bench& bench, const SweepOptions& sweep, const Log& log);
 
 /// Operations of one image's forward pass with experts that work on all of their slots, E*C/S a token, also where

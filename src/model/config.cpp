@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <numeric>
 
 namespace vitrail {
@@ -82,6 +83,29 @@ void expect_weight(double value, const char* what) {
                  "it must be a number from 0 up", "");
 }
 
+/// "1, 3 and 5".
+std::string listed(const std::vector<std::int64_t>& numbers, const char* last) {
+  std::string list;
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    list += text(i == 0 ? "" : (i + 1 == numbers.size() ? last : ", "), numbers[i]);
+  }
+  return list;
+}
+
+void check_random_blocks(const ModelConfig& c) {
+  for (const std::int64_t block : c.router.random_blocks) {
+    std::vector<std::int64_t> nearest;
+    for (const std::int64_t moe : c.moe_blocks) {
+      const std::int64_t best = nearest.empty() ? std::abs(moe - block) : std::abs(nearest.front() - block);
+      if (std::abs(moe - block) < best) nearest.clear();
+      if (std::abs(moe - block) <= best) nearest.push_back(moe);
+    }
+    VITRAIL_EXPECT(c.is_moe(block), ExitCode::usage, text("--random-blocks ", block, ": this block has no router"),
+                   text("the MoE blocks are ", listed(c.moe_blocks, " and ")),
+                   text("Did you mean ", listed(nearest, " or "), "?"));
+  }
+}
+
 void check_router(const ModelConfig& c) {
   const RouterConfig& r = c.router;
   expect_positive(c.experts, "experts");
@@ -93,10 +117,7 @@ void check_router(const ModelConfig& c) {
   expect_weight(r.load_weight, "load-weight");
   expect_weight(r.gshard_weight, "gshard-weight");
   expect_weight(r.z_weight, "z-weight");
-  for (const std::int64_t block : r.random_blocks) {
-    VITRAIL_EXPECT(c.is_moe(block), ExitCode::usage, text("random choices for block ", block),
-                   "only the router of an MoE block can be replaced", "See --moe for which blocks are sparse");
-  }
+  check_random_blocks(c);
   if (r.kind == RouterKind::top_k) {
     VITRAIL_EXPECT(r.selected >= 1 && r.selected <= c.experts, ExitCode::usage, text(r.selected, " experts per token"),
                    text("it must be in 1 .. ", c.experts, ", the experts"),

@@ -141,8 +141,10 @@ Metrics MetricsCollector::finish(Communicator& world) {
     const auto first = counts.begin() + static_cast<std::ptrdiff_t>(b * (2 * e + 1));
     block.assigned.assign(first, first + static_cast<std::ptrdiff_t>(e));
     block.kept.assign(first + static_cast<std::ptrdiff_t>(e), first + static_cast<std::ptrdiff_t>(2 * e));
-    block.processed = first[static_cast<std::ptrdiff_t>(2 * e)];
     block.tokens = metrics.images * config_.tokens();
+    // Soft MoE counts no choices: every slot is a mean of all tokens.
+    const bool soft = config_.router.kind == RouterKind::soft;
+    block.processed = soft ? block.tokens : first[static_cast<std::ptrdiff_t>(2 * e)];
     const RouterConfig& router = config_.router;
     metrics.auxiliary_loss += router.importance_weight * block.importance_loss + router.load_weight * block.load_loss +
                               router.gshard_weight * block.gshard_loss + router.z_weight * block.z_loss;

@@ -94,6 +94,12 @@ TEST_F(SweepOptionsTest, RefusesWhatCannotBeEvaluated) {
   EXPECT_EQ(problem({"--sweep", "--sweep-orders", "vanila"}), "'vanila' is not a value of --sweep-orders");
   EXPECT_EQ(problem({"--sweep-csv", "a.csv"}), "--sweep-csv without --sweep");
   EXPECT_EQ(problem({"--sweep", "--sweep-csv", "no/such/folder/a.csv"}), "'no/such/folder/a.csv' cannot be written");
+  config_.model.router.kind = RouterKind::experts_choice;
+  EXPECT_EQ(problem({"--sweep"}), "");
+  EXPECT_EQ(problem({"--capacity-table", "1"}), "--capacity-table with --router experts-choice");
+  config_.model.router.kind = RouterKind::soft;
+  EXPECT_EQ(problem({"--sweep"}), "--sweep of a Soft MoE");
+  EXPECT_EQ(problem({"--capacity-table", "1"}), "--capacity-table of a Soft MoE");
   config_.model.moe_blocks.clear();
   EXPECT_EQ(problem({"--sweep"}), "--sweep of a dense model");
   EXPECT_EQ(problem({"--capacity-table", "1"}), "--capacity-table of a dense model");

@@ -176,7 +176,13 @@ TEST(ModelConfig, RefusesWhatCannotBe) {
   refuses([](ModelConfig& c) { c.expert_dropout = std::nan(""); }, "--expert-dropout");
   refuses([](ModelConfig& c) { c.stochastic_depth = 1.5; }, "--stochastic-depth");
   refuses([](ModelConfig& c) { c.router.z_weight = -1; }, "--z-weight");
-  refuses([](ModelConfig& c) { c.router.random_blocks = {5, 6}; }, "block 6");
+  refuses(
+      [](ModelConfig& c) {
+        c.router.random_blocks = {5, 6};
+      },
+      "--random-blocks 6: this block has no router (the MoE blocks are 5 and 7). Did you mean 5 or 7?");
+  refuses([](ModelConfig& c) { c.router.random_blocks = {-1}; }, "Did you mean 5?");
+  refuses([](ModelConfig& c) { c.router.random_blocks = {99}; }, "Did you mean 7?");
   refuses(
       [](ModelConfig& c) {
         c.positions = PositionEmbedding::sincos2d;

@@ -131,6 +131,34 @@ class Sweep(Programs):
             for name, other in (("accuracy", "accuracy"), ("loss", "loss"), ("processed", "processed_rate")):
                 self.assertEqual(float(row[name]), alone[other])
 
+    def test_experts_that_choose_have_one_curve(self):
+        run = self.new_run()
+        self.train(0, run=run, blocks=4, steps=4, router="experts-choice", capacity_multiple=1)
+        self.evaluate(2, run=run, expert_parallel=2, sweep=True, sweep_capacities=CAPACITIES)
+        rows = self.rows(run / "sweep.csv")
+        self.assertEqual([(row["selected"], row["order"]) for row in rows], [("8", "experts-choice")] * 2)
+        self.assertEqual([row["slots"] for row in rows], ["3", "8"])
+        for row in rows:
+            self.evaluate(0, run=run, capacity_factor=row["capacity_factor"])
+            alone = json.loads((run / "evaluation.json").read_text())
+            self.assertEqual(float(row["loss"]), alone["loss"])
+            self.assertEqual(float(row["processed"]), alone["processed_rate"])
+            self.assertEqual(float(row["drop_rate"]), 0)
+            self.assertAlmostEqual(float(row["flops_per_image"]) / flops(8, int(row["slots"]))[0], 1, 12)
+        file = self.folder / "choices.h5"
+        self.evaluate(2, run=run, dump_routing=file)
+        self.assertGreater(file.stat().st_size, 2 * 52 * 7 * 8 * (4 + 4 + 4 + 4 + 1))  # every expert of every token
+
+    def test_soft_moe_is_refused_what_it_has_not(self):
+        run = self.new_run()
+        self.train(0, run=run, blocks=4, steps=2, router="soft")
+        for settings in ({"sweep": True}, {"capacity_table": 1}, {"random_each": True}, {"dump_routing": "a.h5"}):
+            with self.subTest(**settings):
+                job = self.evaluate(2, run=run, code=USAGE, **settings)
+                self.expect_one_error(job, f"--{next(iter(settings)).replace('_', '-')} of a Soft MoE")
+        self.evaluate(0, run=run)
+        self.assertEqual(json.loads((run / "evaluation.json").read_text())["processed_rate"], 1)
+
     def test_a_dump_changes_no_result(self):
         file = self.folder / "routing.h5"
         said, results = self.results(2, expert_parallel=2, dump_routing=file)
