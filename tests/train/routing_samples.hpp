@@ -3,6 +3,7 @@
 
 #include "base/philox.hpp"
 #include "train/evaluate.hpp"
+#include "train/presets.hpp"
 #include "train/routing_dump.hpp"
 
 namespace vitrail::testing {

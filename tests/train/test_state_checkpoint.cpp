@@ -6,6 +6,7 @@
 
 #include "base/philox.hpp"
 #include "tests/train/checkpoint_samples.hpp"
+#include "train/presets.hpp"
 #include "train/state_checkpoint.hpp"
 
 namespace vitrail::testing {
