@@ -4,6 +4,7 @@
 
 #include "base/philox.hpp"
 #include "device/host_values.hpp"
+#include "train/presets.hpp"
 #include "train/step.hpp"
 
 namespace vitrail {
