@@ -139,7 +139,8 @@ void add_training_options(Options& options, RunConfig& config) {
       .choices(schedule_names())
       .effect(Effect::numerics);
   real("learning-rate", config.learning_rate, "peak");
-  real("final-learning-rate", config.final_learning_rate, "end of linear, cosine and polynomial; limit of exponential, 0: none");
+  real("final-learning-rate", config.final_learning_rate,
+       "end of linear, cosine and polynomial; limit of exponential, 0: none");
   real("warmup", config.warmup, "share of the steps (below 1) or steps, linear from 0");
   real("timescale", config.timescale, "of rsqrt, in steps");
   real("cooldown", config.cooldown, "of rsqrt: share of the steps or steps, linear to 0");

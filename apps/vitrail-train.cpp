@@ -130,6 +130,7 @@ void start_from(TrainState& state, const Log& log) {
   const CheckpointReader reader(config.init_from, state.ranks.world.rank() == 0);  // one reads every byte for all
   const InitialWeights weights(state.table, reader, {config.new_head, config.init_average});
   weights.load(state.layout.first_expert(config.model), state.parameters);
+  state.start_averages();
   log.info("initial weights from ", reader.path().string(), ", step ", reader.info().step);
   for (const std::string& line : weights.report()) log.info("  ", line);
   if (weights.upcycled() && !config.model.router.normalize_gates) {

@@ -27,7 +27,8 @@ void head_forward(Ops& ops, const ModelConfig& c, const VitMoeParams& params, Co
                         .w = params.pre_logits.w,
                         .b = params.pre_logits.b,
                         .residual = {},
-                        .y = by_leaf(acts, acts.pre_linear)});
+                        .y = by_leaf(acts, acts.pre_linear),
+                        .exact = true});
     const Shape all{acts.pre_linear.elements()};
     ops.tanh_forward({.x = acts.pre_linear.view(all), .y = acts.pre_logits.view(all)});
   }
@@ -35,7 +36,8 @@ void head_forward(Ops& ops, const ModelConfig& c, const VitMoeParams& params, Co
                       .w = params.head.w,
                       .b = params.head.b,
                       .residual = {},
-                      .y = by_leaf(acts, acts.logits)});
+                      .y = by_leaf(acts, acts.logits),
+                      .exact = true});
 }
 
 void head_backward(Ops& ops, const ModelConfig& c, const VitMoeParams& params, ConstTensor x, Activations& acts,
@@ -48,7 +50,8 @@ void head_backward(Ops& ops, const ModelConfig& c, const VitMoeParams& params, C
                        .dresidual = {},
                        .dx = by_leaf(acts, dhead_input),
                        .dw = gradients.head.w,
-                       .db = gradients.head.b});
+                       .db = gradients.head.b,
+                       .exact = true});
   if (params.pre_logits.w) {
     const Shape all{s.dpre.elements()};
     ops.tanh_backward({.dy = s.dpre.view(all), .y = acts.pre_logits.view(all), .dx = s.dpre.view(all)});
@@ -58,7 +61,8 @@ void head_backward(Ops& ops, const ModelConfig& c, const VitMoeParams& params, C
                          .dresidual = {},
                          .dx = by_leaf(acts, s.dpooled),
                          .dw = gradients.pre_logits.w,
-                         .db = gradients.pre_logits.b});
+                         .db = gradients.pre_logits.b,
+                         .exact = true});
   }
   pool_backward(ops, c, params, acts, gradients);
   ops.layernorm_backward({.dy = s.dnorm,

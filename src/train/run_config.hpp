@@ -52,8 +52,8 @@ struct RunConfig {
   double transition_steps = 0.1;                  ///< of exponential; like warmup
   bool staircase = false;                         ///< of exponential: in steps
   double learning_rate = 1e-3;
-  double final_learning_rate = 1e-5;              ///< of exponential: a limit; 0: none
-  double warmup = 0.1;  ///< below 1: share of the steps; from 1: steps
+  double final_learning_rate = 1e-5;  ///< of exponential: a limit; 0: none
+  double warmup = 0.1;                ///< below 1: share of the steps; from 1: steps
   double timescale = 10000;
   double cooldown = 0;     ///< like warmup
   std::int64_t shift = 0;  ///< random shift in pixels, each way

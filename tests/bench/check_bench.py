@@ -74,6 +74,15 @@ class Bench(unittest.TestCase):
         other_leaf = self.step("--leaf-images", "16")
         self.assertNotEqual(other_leaf["loss_last"], one["loss_last"])
 
+    def test_bf16_rounds_and_keeps_the_bits_of_every_layout(self):
+        f32, bf16 = self.step(), self.step("--precision", "bf16")
+        self.assertEqual((f32["precision"], bf16["precision"]), ("f32", "bf16"))
+        self.assertNotEqual(bf16["loss_first"], f32["loss_first"])
+        self.assertAlmostEqual(bf16["loss_first"], f32["loss_first"], delta=1e-2)
+        for words, ranks in ((("--threads", "2"), 1), (("--leaves-per-pass", "1"), 1), (("--expert-parallel", "2"), 2)):
+            again = self.step("--precision", "bf16", *words, ranks=ranks)
+            self.assertEqual((again["loss_first"], again["loss_last"]), (bf16["loss_first"], bf16["loss_last"]))
+
     def test_profile_names_every_verb_once_and_adds_up(self):
         for words, ranks in (((), 1), (("--expert-parallel", "2"), 2)):
             record = self.step("--profile", *words, ranks=ranks)
@@ -148,6 +157,14 @@ class Bench(unittest.TestCase):
                 self.assertTrue(line["checked"])
                 self.assertAlmostEqual(line["fraction_of_peak"], line["gflops"] / lines[0]["peak_gflops"], places=9)
 
+    def test_gemm_in_bf16_is_checked_with_rounded_inputs(self):
+        words = "--batch 16 --leaf-images 8 --seconds 0.01 --precision bf16".split()
+        lines = self.lines("gemm", *words)
+        self.assertEqual(lines[0]["precision"], "bf16")
+        self.assertAlmostEqual(max(line["fraction_of_peak"] for line in lines if line["kind"] == "square"), 1, places=9)
+        self.assertTrue(all(line["checked"] for line in lines if line["kind"] == "product"))
+        self.assertIn("bf16 GEMM peak", self.run_program("gemm", *words))
+
     def test_exchange(self):
         for ranks, words, width in ((1, (), 1), (2, (), 2), (2, ("--expert-parallel", "1"), 1)):
             lines = self.lines("exchange", "--bytes", "8", "4096", "--seconds", "0.01", *words, ranks=ranks)
@@ -173,6 +190,8 @@ class Bench(unittest.TestCase):
             (("step", "--threads", "0"), "--threads"),
             (("step", "--experts", "0"), "experts"),
             (("gemm", "--seconds", "0"), "--seconds"),
+            (("step", "--backend", "reference", "--precision", "bf16"), "only the cpu back end"),
+            (("step", "--precision", "bf61"), "bf16"),
             (("gemm", "--backend", "reference"), "--backend"),
             (("exchange", "--bytes", "7"), "--bytes 7"),
             (("exchange", "--expert-parallel", "3"), "--expert-parallel"),

@@ -45,7 +45,7 @@ void change(const h5::File& from, h5::File& to, const std::string& what) {
     config.set("model", model.set("stochastic_depth", 0.1));
   } else if (what == "setting") {
     Json model = config.at("model");
-    config.set("model", model.set("classifier", "gap"));
+    config.set("model", model.set("classifier", "mean"));
   } else {
     fail(ExitCode::usage, {"no change '" + what + "'", "it is value, integer, key or setting", ""});
   }

@@ -37,7 +37,7 @@ def main():
             problems.append("a changed logit: one line, that of /out/logits, should have failed")
         expect(golden(selftest, copies["integer"]), 5, "1 of 400 differ", "a changed slot")
         expect(golden(selftest, copies["key"]), 1, "UNSUPPORTED   model/stochastic_depth = 0.1", "an unknown key")
-        expect(golden(selftest, copies["setting"]), 1, "UNSUPPORTED   model/classifier = gap", "an unbuilt classifier")
+        expect(golden(selftest, copies["setting"]), 1, "UNSUPPORTED   model/classifier = mean", "an unbuilt classifier")
         expect(golden(selftest, damaged), 3, "UNREADABLE", "a damaged file")
         expect(golden(selftest, pathlib.Path(scratch) / "none.h5"), 3, "UNREADABLE", "a missing file")
         # The others are run all the same, and the gravest verdict decides.

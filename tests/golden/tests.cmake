@@ -1,5 +1,5 @@
-# Every golden file on both back ends, and altered files that must be noticed.
-file(GLOB golden_files CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*.h5)
+# Every golden file on both back ends, models in bf16 as well, and altered files that must be noticed.
+file(GLOB golden_files CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*.h5 ${CMAKE_CURRENT_LIST_DIR}/second/*.h5)
 foreach(path IN LISTS golden_files)
   get_filename_component(name ${path} NAME_WE)
   foreach(backend reference cpu)
@@ -8,6 +8,12 @@ foreach(path IN LISTS golden_files)
     set_tests_properties(golden.${name}.${backend} PROPERTIES TIMEOUT 120 LABELS golden
                          ENVIRONMENT "OMP_NUM_THREADS=2;OMP_WAIT_POLICY=passive")
   endforeach()
+  if(name MATCHES "^model_")
+    add_test(NAME golden.${name}.cpu_bf16
+             COMMAND vitrail-selftest golden ${path} --backend cpu --precision bf16)
+    set_tests_properties(golden.${name}.cpu_bf16 PROPERTIES TIMEOUT 120 LABELS golden
+                         ENVIRONMENT "OMP_NUM_THREADS=2;OMP_WAIT_POLICY=passive")
+  endif()
 endforeach()
 
 add_executable(altered_golden_file ${CMAKE_CURRENT_LIST_DIR}/altered_file.cpp)

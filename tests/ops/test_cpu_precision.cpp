@@ -42,8 +42,8 @@ TEST(CpuPrecision, AnswersWhatItWasMadeWith) {
   EXPECT_EQ(make_reference_ops()->precision(), Precision::f32);
 }
 
-// Every input of the attention's products is rounded, and nothing else.
-TEST(CpuPrecision, OfAttentionIsThatOfItsProducts) {
+// q, k, v and d out are rounded, and nothing else.
+TEST(CpuPrecision, OfAttentionIsThatOfItsInputs) {
   constexpr std::int64_t kTokens = 9;
   const Shape shape{1, 1, kTokens, 1, 1};  // channels of width 1: scores = q k
   const auto q = random_tensor(Dtype::f32, shape, 1), k = random_tensor(Dtype::f32, shape, 2);
@@ -63,16 +63,16 @@ TEST(CpuPrecision, OfAttentionIsThatOfItsProducts) {
     for (std::int64_t j = 0; j < kTokens; ++j) {
       const double p = std::exp(in(q, i) * in(k, j) - top);
       total += p;
-      mixed += round_to_bf16(p) * in(v, j);
+      mixed += p * in(v, j);
     }
     EXPECT_NEAR(lse.get(i), top + std::log(total), 1e-6);
     EXPECT_NEAR(out.get(i), mixed / total, 1e-6);
     for (std::int64_t j = 0; j < kTokens; ++j) {
       const double p = std::exp(in(q, i) * in(k, j) - lse.get(i));
       const double ds = p * in(dout, i) * (in(v, j) - out.get(i));
-      dq_sum += round_to_bf16(ds) * in(k, j);
-      dk_sum[static_cast<std::size_t>(j)] += round_to_bf16(ds) * in(q, i);
-      dv_sum[static_cast<std::size_t>(j)] += round_to_bf16(p) * in(dout, i);
+      dq_sum += ds * in(k, j);
+      dk_sum[static_cast<std::size_t>(j)] += ds * in(q, i);
+      dv_sum[static_cast<std::size_t>(j)] += p * in(dout, i);
     }
     EXPECT_NEAR(dq.get(i), dq_sum, 1e-6);
   }

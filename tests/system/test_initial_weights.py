@@ -54,6 +54,11 @@ class InitialWeights(Programs):
         self.assertEqual(self.results(run), self.results(self.source))
         self.assertEqual([line["step"] for line in self.metrics(run)], [1])
 
+    def test_running_averages_begin_with_the_new_values(self):
+        averaged, _ = self.start(2, average_decay=0.5, **STANDS_STILL)
+        run, _ = self.start(source=averaged, init_average=True, **STANDS_STILL)
+        self.assertEqual(self.results(run), self.results(self.source))
+
     def test_one_checkpoint_may_be_named(self):
         run, _ = self.start(source=self.source / "checkpoints" / "step-00000020", **STANDS_STILL)
         self.assertEqual(self.results(run), self.results(self.source))

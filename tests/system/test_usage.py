@@ -76,7 +76,7 @@ class Usage(Programs):
 
     def test_numbers_out_of_their_range(self):
         self.refused(USAGE, "--threads 0", threads=0)
-        self.refused(USAGE, "a learning rate of nan", learning_rate="nan")
+        self.refused(USAGE, "--learning-rate nan", learning_rate="nan")
         self.refused(USAGE, "--beta2 1", beta2=1)
         self.refused(USAGE, "--clip-norm -1", clip_norm=-1)
         self.refused(USAGE, "a warm-up or cool-down of -1", warmup=-1)

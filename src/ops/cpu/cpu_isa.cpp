@@ -37,7 +37,8 @@ bool reaches(std::size_t level) {
   return (hwy::SupportedTargets() & kNeeds[level]) == kNeeds[level];
 }
 #else
-constexpr std::array<Level, 1> kLevels{{{"plain", ~std::int64_t{0}, dnnl_cpu_isa_all}}};
+constexpr dnnl_cpu_isa_t kNoLimit{};  // oneDNN 2 and 3 have different names for it
+constexpr std::array<Level, 1> kLevels{{{"plain", ~std::int64_t{0}, kNoLimit}}};
 bool reaches(std::size_t) { return true; }
 #endif
 
