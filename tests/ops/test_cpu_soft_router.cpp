@@ -170,7 +170,7 @@ TEST(CpuSoftRouter, AGroupOfPaddingHasEmptySlots) {
   const auto ops = make_cpu_ops(1);
   Inputs in = inputs_of(Dtype::f32, {1, 2, 7, 33, 5});
   const auto out = run_soft_router(*ops, in, {.noise = true, .masked = true});
-  for (std::int64_t i = 0; i < 2 * 7 * 5; ++i) {
+  for (std::int64_t i = 0; i < out[2].elements(); ++i) {
     const bool valid = in.valid.get(i / 5) != 0.0;
     EXPECT_EQ(out[2].get(i) != 0.0, valid) << "dispatch weight " << i;
   }
