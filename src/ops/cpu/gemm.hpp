@@ -59,7 +59,7 @@ inline Cut row_panels(std::int64_t rows, std::int64_t weights) {
 
 /// The products of a back end in its precision. In bf16 both operands are rounded (to nearest, ties to even) into the
 /// calling thread's scratch, dense and otherwise as they lie; sums are f32. oneDNN's own bf16 product is taken where
-/// the machine multiplies bf16 (four times slower than f32 where it would be emulated), elsewhere its f32 product of
+/// the machine multiplies bf16 (three times slower than f32 where it would be emulated), elsewhere its f32 product of
 /// the rounded numbers.
 class Gemm {
  public:
