@@ -165,8 +165,11 @@ inline double largest_difference(const OwnedTensor& a, const OwnedTensor& b) {
 
 /// Equal dtype, shape and bytes.
 inline bool same_bits(const OwnedTensor& a, const OwnedTensor& b) {
-  return a.dtype() == b.dtype() && a.shape() == b.shape() &&
-         (a.bytes() == 0 || std::memcmp(a.view().data, b.view().data, static_cast<std::size_t>(a.bytes())) == 0);
+  if (a.dtype() != b.dtype() || a.shape() != b.shape()) return false;
+  const void* left = a.view().data;
+  const void* right = b.view().data;
+  if (left == nullptr || right == nullptr) return a.bytes() == 0;
+  return std::memcmp(left, right, static_cast<std::size_t>(a.bytes())) == 0;
 }
 
 }  // namespace vitrail::testing
