@@ -6,7 +6,7 @@
 namespace vitrail {
 
 LoadedModel::LoadedModel(const ModelConfig& config, const Layout& layout, Dtype real, Device& device,
-                         const CheckpointReader& reader)
+                         const CheckpointReader& reader, bool average)
     : table_(parameter_table(config)), dense_(table_, 0, 0, 1) {
   const bool sparse = !config.moe_blocks.empty();
   const std::int64_t first = layout.first_expert(config);
@@ -16,7 +16,10 @@ LoadedModel::LoadedModel(const ModelConfig& config, const Layout& layout, Dtype 
   std::vector<Tensor> tensors;
   dense_.cut(table_, arena_->allocate(real, {dense_.elements()}), tensors);
   if (sparse) experts_->cut(table_, arena_->allocate(real, {experts_->elements()}), tensors);
-  restore_parameters(table_, first, tensors, reader);
+  VITRAIL_EXPECT(!average || reader.has("average/" + table_.front().name), ExitCode::usage,
+                 text("--average: ", reader.path().string(), " holds no running average of the weights"),
+                 "it was trained with --average-decay 0", "Leave --average out");
+  restore_parameters(table_, first, tensors, reader, average ? "average" : "parameters");
   params = bind_params(config, table_, tensors);
 }
 

@@ -12,11 +12,12 @@
 
 namespace vitrail {
 
-/// The parameters of a checkpoint, experts shared out over the expert-parallel ranks.
+/// The parameters of a checkpoint, or their running average, experts shared out over the expert-parallel ranks. Error
+/// (usage) when there is no average.
 class LoadedModel {
  public:
   LoadedModel(const ModelConfig& config, const Layout& layout, Dtype real, Device& device,
-              const CheckpointReader& reader);
+              const CheckpointReader& reader, bool average);
   VitMoeParams params;
 
  private:

@@ -34,6 +34,7 @@ struct Settings {
   RunOptionTexts texts;
   std::filesystem::path checkpoint;
   std::filesystem::path output;
+  bool average = false;
   SweepOptions sweep;
   RoutingOptions routing;
   FewShotSettings few_shot;
@@ -43,6 +44,8 @@ void add_options(Options& options, Settings& s) {
   options.section("Evaluation");
   options.add("run-dir", s.run.run_dir, "DIR", "a run; its latest checkpoint is evaluated").only_on_command_line();
   options.add("checkpoint", s.checkpoint, "DIR", "one checkpoint, instead of --run-dir").only_on_command_line();
+  options.add("average", s.average, "", "evaluate the running average of the weights (trained with --average-decay)")
+      .only_on_command_line();
   options.add("data", s.run.data, "PATH", "folders that vitrail-pack made").only_on_command_line();
   options.add("output", s.output, "FILE", "results as JSON; default: evaluation.json in the run directory")
       .only_on_command_line();
@@ -113,7 +116,7 @@ int evaluate_checkpoint(MpiSession& session, int argc, char** argv) {
   const auto device = make_cpu_device();
   const auto ops = make_ops(config, *world);
   const Ranks ranks(*world, layout);
-  const LoadedModel model(config.model, layout, ops->real(), *device, reader);
+  const LoadedModel model(config.model, layout, ops->real(), *device, reader, settings.average);
   const Bench bench{config, layout, *device, *ops, ranks, model.params, dataset};
   log.info(reader.path().string(), ", step ", reader.info().step, ", on ", dataset.name(), ": ", dataset.images(),
            " images");

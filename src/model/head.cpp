@@ -27,8 +27,7 @@ void head_forward(Ops& ops, const ModelConfig& c, const VitMoeParams& params, Co
                         .w = params.pre_logits.w,
                         .b = params.pre_logits.b,
                         .residual = {},
-                        .y = by_leaf(acts, acts.pre_linear),
-                        .exact = true});
+                        .y = by_leaf(acts, acts.pre_linear)});
     const Shape all{acts.pre_linear.elements()};
     ops.tanh_forward({.x = acts.pre_linear.view(all), .y = acts.pre_logits.view(all)});
   }
@@ -36,8 +35,7 @@ void head_forward(Ops& ops, const ModelConfig& c, const VitMoeParams& params, Co
                       .w = params.head.w,
                       .b = params.head.b,
                       .residual = {},
-                      .y = by_leaf(acts, acts.logits),
-                      .exact = true});
+                      .y = by_leaf(acts, acts.logits)});
 }
 
 void head_backward(Ops& ops, const ModelConfig& c, const VitMoeParams& params, ConstTensor x, Activations& acts,
@@ -50,8 +48,7 @@ void head_backward(Ops& ops, const ModelConfig& c, const VitMoeParams& params, C
                        .dresidual = {},
                        .dx = by_leaf(acts, dhead_input),
                        .dw = gradients.head.w,
-                       .db = gradients.head.b,
-                       .exact = true});
+                       .db = gradients.head.b});
   if (params.pre_logits.w) {
     const Shape all{s.dpre.elements()};
     ops.tanh_backward({.dy = s.dpre.view(all), .y = acts.pre_logits.view(all), .dx = s.dpre.view(all)});
@@ -61,8 +58,7 @@ void head_backward(Ops& ops, const ModelConfig& c, const VitMoeParams& params, C
                          .dresidual = {},
                          .dx = by_leaf(acts, s.dpooled),
                          .dw = gradients.pre_logits.w,
-                         .db = gradients.pre_logits.b,
-                         .exact = true});
+                         .db = gradients.pre_logits.b});
   }
   pool_backward(ops, c, params, acts, gradients);
   ops.layernorm_backward({.dy = s.dnorm,

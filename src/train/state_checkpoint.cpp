@@ -57,9 +57,9 @@ std::vector<CheckpointPiece> checkpoint_pieces(const TrainState& state) {
 }
 
 void restore_parameters(const std::vector<ParameterSpec>& table, std::int64_t first_expert,
-                        const std::vector<Tensor>& tensors, const CheckpointReader& reader) {
+                        const std::vector<Tensor>& tensors, const CheckpointReader& reader, const std::string& kind) {
   for (std::size_t i = 0; i < table.size(); ++i) {
-    const std::string name = "parameters/" + table[i].name;
+    const std::string name = kind + "/" + table[i].name;
     expect_shape(name, table[i].shape, reader);
     const std::int64_t each = table[i].expert ? table[i].shape.elements() / table[i].shape[0] : 0;
     reader.read(name, first_expert * each, tensors[i].view({tensors[i].elements()}));

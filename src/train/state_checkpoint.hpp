@@ -16,8 +16,10 @@ std::vector<CheckpointPiece> checkpoint_pieces(const TrainState& state);
 /// layout. Error (checkpoint) when a tensor is missing or has another shape.
 void restore(TrainState& state, const CheckpointReader& reader);
 
-/// The parameters alone: the dense ones and experts first_expert ... of a table, as `tensors` holds them.
+/// The parameters alone: the dense ones and experts first_expert ... of a table, as `tensors` holds them. `kind`:
+/// "parameters", or "average" for their running average.
 void restore_parameters(const std::vector<ParameterSpec>& table, std::int64_t first_expert,
-                        const std::vector<Tensor>& tensors, const CheckpointReader& reader);
+                        const std::vector<Tensor>& tensors, const CheckpointReader& reader,
+                        const std::string& kind = "parameters");
 
 }  // namespace vitrail

@@ -188,7 +188,7 @@ TEST_P(ReferenceSoftGradients, BackwardOfTheRouterIsTheDerivative) {
     if (v_.residual) out["x passed on"] = in["x"];
     return out;
   };
-  test.backward = [this](Ops& ops, Tensors in, Tensors, Tensors cotangent) {
+  test.backward = [this](Ops& ops, Tensors in, const Tensors&, Tensors cotangent) {
     const SoftWeights w = weights(ops, in);
     Tensors gradient;
     backward(ops, in, w, cotangent["dispatch"], cotangent["combine"], cotangent["x passed on"], gradient);
@@ -229,7 +229,7 @@ TEST_P(ReferenceSoftGradients, BackwardOfTheWholeLayerIsTheDerivative) {
         {.o = o, .w = w.combine.view().view(flat(w_shape())), .residual = in["residual"], .y = out["y"]});
     return out;
   };
-  test.backward = [=, this](Ops& ops, Tensors in, Tensors, Tensors cotangent) {
+  test.backward = [=, this](Ops& ops, Tensors in, const Tensors&, Tensors cotangent) {
     const SoftWeights w = weights(ops, in);
     const OwnedTensor slots = slots_of(ops, in, w), o = multiply(slots, in["factor"]);
     OwnedTensor dcombine(Dtype::f64, w_shape()), d_o(Dtype::f64, slots_shape()), ddispatch(Dtype::f64, w_shape()),

@@ -122,7 +122,9 @@ TEST_P(ReferenceSparsePath, BackwardIsTheDerivative) {
   test.inputs["factor"] = random_tensor(Dtype::f64, {rows(), kWidth}, 3);
   test.inputs["residual"] = random_tensor(Dtype::f64, {all_tokens(), kWidth}, 4);
   test.forward = [this](Ops& ops, Tensors in) { return forward(ops, in).out; };
-  test.backward = [this](Ops& ops, Tensors in, Tensors, Tensors cotangent) { return backward(ops, in, cotangent); };
+  test.backward = [this](Ops& ops, Tensors in, const Tensors&, Tensors cotangent) {
+    return backward(ops, in, cotangent);
+  };
   const std::pair<const char*, double> scales[] = {
       {"importance", v_.scales.importance}, {"load", v_.scales.load}, {"gshard", v_.scales.gshard}, {"z", v_.scales.z}};
   for (const auto& [name, scale] : scales) {

@@ -49,6 +49,20 @@ class Evaluate(Programs):
         self.assertEqual(sum(self.results(0, selected=1)["moe"][0]["assigned"]), 52 * 7)
         self.assertLess(self.results(0, capacity_factor=2)["drop_rate"], as_trained["drop_rate"])
 
+    def test_the_running_average_is_evaluated_instead(self):
+        # An average that forgets at once is the weights themselves; a slow one is not.
+        for decay, equal in ((1e-12, True), (0.9, False)):
+            run = self.new_run()
+            self.train(0, run=run, steps=12, learning_rate=0.02, average_decay=decay)
+            losses = []
+            for average in (True, False):
+                output = self.folder / "average.json"
+                self.evaluate(0, run=run, output=output, average=average)
+                losses.append(json.loads(output.read_text())["loss"])
+            self.assertEqual(losses[0] == losses[1], equal, losses)
+        job = self.evaluate(0, run=self.run_dir, average=True, code=USAGE)
+        self.expect_one_error(job, "holds no running average", advice="Leave --average out")
+
     def test_the_table_of_capacities_agrees_with_single_evaluations(self):
         table = self.results(2, expert_parallel=2, capacity_table=[0.25, 1.05])["capacity_table"]
         self.assertEqual([row["capacity_factor"] for row in table], [0.25, 1.05])

@@ -274,7 +274,7 @@ def make(path, m, image, seed):
     tree, tokens = shapes(m, image, 5)
 
     def random(shape, name):
-        scale = 0.3 if name != "scale" else 0.2
+        scale = 0.2
         value = draw.normal(size=shape) * scale + (1 if name == "scale" else 0)
         return value.astype(np.float32)
 
