@@ -30,7 +30,8 @@ constexpr char kManual[] =
 The first packs one split (a folder with manifest.json and HDF5 shards). Where images have several labels
 or none, the labels are an IDX file of two axes, [n, classes]: 1 where image and class belong together,
 else 0. The usual names of splits are train and test, side by side, so that --data fashion-mnist finds both.
-Each rank reads only the rows it needs, so take at least as many shards as nodes. The second reads everything again and compares all checksums.
+Each rank reads only the rows it needs, so take at least as many shards as nodes. The second
+reads everything again and compares all checksums.
 A split is written beside its place and renamed when complete: what has the name is whole.)";
 
 struct Settings {
