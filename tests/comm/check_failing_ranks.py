@@ -44,9 +44,13 @@ class FailingRanks(Launches):
         self.assertEqual(len(ours), 1, said)
         self.assert_says(ours[0], f"failing-rank: rank 1/3 on {HOST}: error: shard 3 is damaged "
                                   r"\(its checksum differs\)\. Copy it again")
-        # mpirun would also carry the code of a bare exit; srun carries that of MPI_Abort alone. Open MPI 4.1 sometimes
-        # fails to print its own lines about it, and says so (show_help.c).
-        self.assertRegex(said.lower(), "mpi_abort|show_help")
+        # mpirun would also carry the code of a bare exit; srun carries that of MPI_Abort alone. Open MPI 4.1 loses its own
+        # lines about it now and then, less often when it prints them at once: of eight runs one must show them.
+        for _ in range(8):
+            if "mpi_abort" in said.lower():
+                break
+            said = run(3, "data", "1", environment={"OMPI_MCA_orte_base_help_aggregate": "0"})[2]
+        self.assertIn("mpi_abort", said.lower())
 
     def test_what_was_printed_before_is_not_lost(self):
         _, _, said = run(2, "data", "1")
