@@ -39,7 +39,8 @@ class Philox {
   static constexpr std::array<std::uint32_t, 2> kKeySteps{0x9E3779B9U, 0xBB67AE85U};
 
   /// The generator itself: ten rounds on a counter under a key.
-  static std::array<std::uint32_t, 4> rounds(std::array<std::uint32_t, 4> c, std::array<std::uint32_t, 2> key) {
+  static constexpr std::array<std::uint32_t, 4> rounds(std::array<std::uint32_t, 4> c,
+                                                       std::array<std::uint32_t, 2> key) {
     for (int round = 0; round < kRounds; ++round) {
       const std::uint64_t p0 = std::uint64_t{kMultipliers[0]} * c[0];
       const std::uint64_t p1 = std::uint64_t{kMultipliers[1]} * c[2];
@@ -51,16 +52,18 @@ class Philox {
     return c;
   }
   /// What `rounds` gets for counter index `block`.
-  [[nodiscard]] std::array<std::uint32_t, 4> counter(std::uint64_t block) const {
+  [[nodiscard]] constexpr std::array<std::uint32_t, 4> counter(std::uint64_t block) const {
     return {static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32), step_, stream_};
   }
-  [[nodiscard]] std::array<std::uint32_t, 2> key() const { return key_; }
+  [[nodiscard]] constexpr std::array<std::uint32_t, 2> key() const { return key_; }
   /// The four words of counter index `block`.
-  [[nodiscard]] std::array<std::uint32_t, 4> words(std::uint64_t block) const { return rounds(counter(block), key_); }
+  [[nodiscard]] constexpr std::array<std::uint32_t, 4> words(std::uint64_t block) const {
+    return rounds(counter(block), key_);
+  }
   /// Value `index`: uniform on 0 .. 2^32-1.
-  [[nodiscard]] std::uint32_t bits(std::uint64_t index) const { return words(index / 4)[index % 4]; }
+  [[nodiscard]] constexpr std::uint32_t bits(std::uint64_t index) const { return words(index / 4)[index % 4]; }
   /// Value `index`: uniform in the open interval (0, 1), a multiple of 2^-33.
-  [[nodiscard]] double uniform(std::uint64_t index) const { return to_uniform(bits(index)); }
+  [[nodiscard]] constexpr double uniform(std::uint64_t index) const { return to_uniform(bits(index)); }
   /// Value `index`: standard normal by Box-Muller in double; values 2i and 2i+1 share their two words.
   [[nodiscard]] double normal(std::uint64_t index) const {
     const std::array<std::uint32_t, 4> w = words(index / 4);
@@ -71,7 +74,7 @@ class Philox {
   }
 
  private:
-  static double to_uniform(std::uint32_t bits) { return (static_cast<double>(bits) + 0.5) * 0x1p-32; }
+  static constexpr double to_uniform(std::uint32_t bits) { return (static_cast<double>(bits) + 0.5) * 0x1p-32; }
 
   std::array<std::uint32_t, 2> key_;
   std::uint32_t step_;

@@ -69,4 +69,28 @@ std::vector<double> to_doubles(ConstTensor from) {
   fail(ExitCode::other, {text("values of ", name_of(from.dtype)), "not readable as numbers", ""});
 }
 
+namespace {
+/// A host tensor of the dtype and shape of another.
+struct HostCopy {
+  explicit HostCopy(const ConstTensor& like)
+      : bytes(static_cast<std::size_t>(like.bytes())), tensor(bytes.data(), like.shape, like.dtype) {}
+  std::vector<std::byte> bytes;
+  Tensor tensor;
+};
+}  // namespace
+
+void from_doubles(std::span<const double> values, Device& device, Tensor to) {
+  if (to.device == DeviceKind::cpu) return from_doubles(values, to);
+  const HostCopy host(to);
+  from_doubles(values, host.tensor);
+  device.copy(host.tensor, to);
+}
+
+std::vector<double> to_doubles(Device& device, ConstTensor from) {
+  if (from.device == DeviceKind::cpu) return to_doubles(from);
+  const HostCopy host(from);
+  device.copy(from, host.tensor);
+  return to_doubles(host.tensor);
+}
+
 }  // namespace vitrail

@@ -1,10 +1,10 @@
 #pragma once
-// Host tensors of any floating-point dtype, read and written as doubles. For initial values, reports and tests.
+// Tensors of any floating-point dtype, read and written as doubles. For initial values, reports and tests.
 
 #include <span>
 #include <vector>
 
-#include "device/tensor.hpp"
+#include "device/device.hpp"
 
 namespace vitrail {
 
@@ -13,5 +13,9 @@ void from_doubles(std::span<const double> values, Tensor to);
 
 /// The values of a host tensor of f32, f64, c128 (real part), bf16, i32, i64 or u8.
 std::vector<double> to_doubles(ConstTensor from);
+
+/// The same for a tensor of `device`, through a copy in host memory.
+void from_doubles(std::span<const double> values, Device& device, Tensor to);
+std::vector<double> to_doubles(Device& device, ConstTensor from);
 
 }  // namespace vitrail

@@ -24,12 +24,12 @@ void PatchesForward::check() const {
   c.expect(patch_rows > 0 && patch_columns > 0, "patch sides must be positive");
   c.letter("Tp", (c["h"] / patch_rows) * (c["w"] / patch_columns));
   c.letter("patch", patch_rows * patch_columns * c["c"]);
-  c.real("patches", patches, "images Tp patch");
+  c.stored("patches", patches, "images Tp patch");
 }
 
 void EmbedTokensForward::check() const {
   ShapeCheck c("embed_tokens_forward");
-  c.real("patches", patches, "leaves B Tp D");
+  c.stored("patches", patches, "leaves B Tp D");
   c.optional("class_token", class_token, "D");
   c.letter("T", c["Tp"] + (class_token ? 1 : 0));
   c.optional("positions", positions, "T D");
@@ -38,7 +38,7 @@ void EmbedTokensForward::check() const {
 
 void EmbedTokensBackward::check() const {
   ShapeCheck c("embed_tokens_backward");
-  c.real("dpatches", dpatches, "leaves B Tp D");
+  c.stored("dpatches", dpatches, "leaves B Tp D");
   c.optional("dclass_token", dclass_token, "D");
   c.letter("T", c["Tp"] + (dclass_token ? 1 : 0));
   c.optional("dpositions", dpositions, "T D");
@@ -48,23 +48,23 @@ void EmbedTokensBackward::check() const {
 
 void LayernormForward::check() const {
   ShapeCheck c("layernorm_forward");
-  c.real("x", x, "leaves rows D");
+  c.stored("x", x, "leaves rows D");
   c.real("scale", scale, "D");
   c.optional("bias", bias, "D");
-  c.real("y", y, "leaves rows D");
+  c.stored("y", y, "leaves rows D");
   c.real("mean", mean, "leaves rows");
   c.real("rstd", rstd, "leaves rows");
 }
 
 void LayernormBackward::check() const {
   ShapeCheck c("layernorm_backward");
-  c.real("dy", dy, "leaves rows D");
-  c.real("x", x, "leaves rows D");
+  c.stored("dy", dy, "leaves rows D");
+  c.stored("x", x, "leaves rows D");
   c.real("scale", scale, "D");
   c.real("mean", mean, "leaves rows");
   c.real("rstd", rstd, "leaves rows");
   c.optional("dresidual", dresidual, "leaves rows D");
-  c.real("dx", dx, "leaves rows D");
+  c.stored("dx", dx, "leaves rows D");
   c.real("dscale", dscale, "D");
   c.optional("dbias", dbias, "D");
   expect_power_of_two(c);
@@ -72,20 +72,21 @@ void LayernormBackward::check() const {
 
 void LinearForward::check() const {
   ShapeCheck c("linear_forward");
-  c.real("x", x, "leaves E rows in");
-  c.real("w", w, "E in out");
+  c.stored("x", x, "leaves E rows in");
+  c.stored("w", w, "E in out");
   c.optional("b", b, "E out");
   c.optional("residual", residual, "leaves E rows out");
-  c.real("y", y, "leaves E rows out");
+  c.stored("y", y, "leaves E rows out");
+  c.expect(!exact || (x.dtype != Dtype::bf16 && w.dtype != Dtype::bf16), "an exact product has no rounded inputs");
 }
 
 void LinearBackward::check() const {
   ShapeCheck c("linear_backward");
-  c.real("dy", dy, "leaves E rows out");
-  c.real("x", x, "leaves E rows in");
-  c.real("w", w, "E in out");
+  c.stored("dy", dy, "leaves E rows out");
+  c.stored("x", x, "leaves E rows in");
+  c.stored("w", w, "E in out");
   c.optional("dresidual", dresidual, "leaves E rows in");
-  c.optional("dx", dx, "leaves E rows in");
+  c.optional_stored("dx", dx, "leaves E rows in");
   c.real("dw", dw, "E in out");
   c.optional("db", db, "E out");
   expect_power_of_two(c);
@@ -93,29 +94,29 @@ void LinearBackward::check() const {
 
 void MlpForward::check() const {
   ShapeCheck c("mlp_forward");
-  c.real("x", x, "leaves E rows D");
-  c.real("w1", w1, "E D F");
+  c.stored("x", x, "leaves E rows D");
+  c.stored("w1", w1, "E D F");
   c.real("b1", b1, "E F");
-  c.real("w2", w2, "E F D");
+  c.stored("w2", w2, "E F D");
   c.real("b2", b2, "E D");
   c.optional("hidden_mask", hidden_mask, "leaves E rows F");
   c.optional("residual", residual, "leaves E rows D");
-  c.real("u", u, "leaves E rows F");
-  c.real("h", h, "leaves E rows F");
-  c.real("y", y, "leaves E rows D");
+  c.stored("u", u, "leaves E rows F");
+  c.stored("h", h, "leaves E rows F");
+  c.stored("y", y, "leaves E rows D");
 }
 
 void MlpBackward::check() const {
   ShapeCheck c("mlp_backward");
-  c.real("dy", dy, "leaves E rows D");
-  c.real("x", x, "leaves E rows D");
-  c.real("u", u, "leaves E rows F");
-  c.real("w1", w1, "E D F");
-  c.real("w2", w2, "E F D");
+  c.stored("dy", dy, "leaves E rows D");
+  c.stored("x", x, "leaves E rows D");
+  c.stored("u", u, "leaves E rows F");
+  c.stored("w1", w1, "E D F");
+  c.stored("w2", w2, "E F D");
   c.optional("hidden_mask", hidden_mask, "leaves E rows F");
-  c.real("h", h, "leaves E rows F");
-  c.real("du", du, "leaves E rows F");
-  c.real("dx", dx, "leaves E rows D");
+  c.stored("h", h, "leaves E rows F");
+  c.stored("du", du, "leaves E rows F");
+  c.stored("dx", dx, "leaves E rows D");
   c.real("dw1", dw1, "E D F");
   c.real("db1", db1, "E F");
   c.real("dw2", dw2, "E F D");
@@ -125,18 +126,18 @@ void MlpBackward::check() const {
 
 void QkvForward::check() const {
   ShapeCheck c("qkv_forward");
-  c.real("x", x, "leaves rows D");
-  for (const ConstTensor& w : {wq, wk, wv}) c.real("wq, wk, wv", w, "D A");
+  c.stored("x", x, "leaves rows D");
+  for (const ConstTensor& w : {wq, wk, wv}) c.stored("wq, wk, wv", w, "D A");
   for (const ConstTensor& b : {bq, bk, bv}) c.real("bq, bk, bv", b, "A");
-  for (const Tensor& y : {q, k, v}) c.real("q, k, v", y, "leaves rows A");
+  for (const Tensor& y : {q, k, v}) c.stored("q, k, v", y, "leaves rows A");
 }
 
 void QkvBackward::check() const {
   ShapeCheck c("qkv_backward");
-  for (const ConstTensor& dy : {dq, dk, dv}) c.real("dq, dk, dv", dy, "leaves rows A");
-  c.real("x", x, "leaves rows D");
-  for (const ConstTensor& w : {wq, wk, wv}) c.real("wq, wk, wv", w, "D A");
-  c.real("dx", dx, "leaves rows D");
+  for (const ConstTensor& dy : {dq, dk, dv}) c.stored("dq, dk, dv", dy, "leaves rows A");
+  c.stored("x", x, "leaves rows D");
+  for (const ConstTensor& w : {wq, wk, wv}) c.stored("wq, wk, wv", w, "D A");
+  c.stored("dx", dx, "leaves rows D");
   for (const Tensor& dw : {dwq, dwk, dwv}) c.real("dwq, dwk, dwv", dw, "D A");
   for (const Tensor& db : {dbq, dbk, dbv}) c.real("dbq, dbk, dbv", db, "A");
   expect_power_of_two(c);
@@ -151,30 +152,30 @@ void check_draw(const ShapeCheck& c, const DropoutDraw& draw) {
 
 void Dropout::check() const {
   ShapeCheck c("dropout");
-  c.real("y", y, "n");
-  c.optional("x", x, "n");
+  c.stored("y", y, "n");
+  c.optional_stored("x", x, "n");
   c.optional("residual", residual, "n");
   check_draw(c, draw);
 }
 
 void AttentionForward::check() const {
   ShapeCheck c("attention_forward");
-  c.real("q", q, "leaves B Tq H Dh");
-  for (const ConstTensor& x : {k, v}) c.real("k, v", x, "leaves B T H Dh");
-  c.real("out", out, "leaves B Tq H Dh");
+  c.stored("q", q, "leaves B Tq H Dh");
+  for (const ConstTensor& x : {k, v}) c.stored("k, v", x, "leaves B T H Dh");
+  c.stored("out", out, "leaves B Tq H Dh");
   c.real("log_sum_exp", log_sum_exp, "leaves B H Tq");
   check_draw(c, dropout);
 }
 
 void AttentionBackward::check() const {
   ShapeCheck c("attention_backward");
-  c.real("dout", dout, "leaves B Tq H Dh");
-  c.real("q", q, "leaves B Tq H Dh");
-  for (const ConstTensor& x : {k, v}) c.real("k, v", x, "leaves B T H Dh");
-  c.real("out", out, "leaves B Tq H Dh");
+  c.stored("dout", dout, "leaves B Tq H Dh");
+  c.stored("q", q, "leaves B Tq H Dh");
+  for (const ConstTensor& x : {k, v}) c.stored("k, v", x, "leaves B T H Dh");
+  c.stored("out", out, "leaves B Tq H Dh");
   c.real("log_sum_exp", log_sum_exp, "leaves B H Tq");
-  c.real("dq", dq, "leaves B Tq H Dh");
-  for (const Tensor& dx : {dk, dv}) c.real("dk, dv", dx, "leaves B T H Dh");
+  c.stored("dq", dq, "leaves B Tq H Dh");
+  for (const Tensor& dx : {dk, dv}) c.stored("dk, dv", dx, "leaves B T H Dh");
   check_draw(c, dropout);
 }
 
@@ -326,23 +327,23 @@ void MapSlots::check() const {
 
 void GatherRowsForward::check() const {
   ShapeCheck c("gather_rows_forward");
-  c.real("x", x, "tokens D");
+  c.stored("x", x, "tokens D");
   c.exactly(Dtype::i32, "source", source, "rows");
-  c.real("y", y, "rows D");
+  c.stored("y", y, "rows D");
   c.expect(choices >= 1, "choices must be positive");
 }
 
 void GatherRowsBackward::check() const {
   ShapeCheck c("gather_rows_backward");
-  c.real("dy", dy, "rows D");
+  c.stored("dy", dy, "rows D");
   c.exactly(Dtype::i32, "row", row, "tokens K");
   c.optional("dresidual", dresidual, "tokens D");
-  c.real("dx", dx, "tokens D");
+  c.stored("dx", dx, "tokens D");
 }
 
 void CombineRowsForward::check() const {
   ShapeCheck c("combine_rows_forward");
-  c.real("o", o, "rows D");
+  c.stored("o", o, "rows D");
   c.exactly(Dtype::i32, "row", row, "tokens K");
   c.real("gate", gate, "tokens K");
   c.optional("residual", residual, "tokens D");
@@ -352,11 +353,11 @@ void CombineRowsForward::check() const {
 void CombineRowsBackward::check() const {
   ShapeCheck c("combine_rows_backward");
   c.real("dy", dy, "tokens D");
-  c.real("o", o, "rows D");
+  c.stored("o", o, "rows D");
   c.exactly(Dtype::i32, "row", row, "tokens K");
   c.exactly(Dtype::i32, "source", source, "rows");
   c.real("gate", gate, "tokens K");
-  c.real("d_o", d_o, "rows D");
+  c.stored("d_o", d_o, "rows D");
   c.real("dgate", dgate, "tokens K");
 }
 

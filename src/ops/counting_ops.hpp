@@ -24,6 +24,7 @@ class CountingOps final : public Ops {
   [[nodiscard]] std::string_view name() const noexcept override { return inner_.name(); }
   [[nodiscard]] Dtype real() const noexcept override { return inner_.real(); }
   [[nodiscard]] Precision precision() const noexcept override { return inner_.precision(); }
+  [[nodiscard]] Dtype stored() const noexcept override { return inner_.stored(); }
   void seal() override { inner_.seal(); }
 
   /// One entry per verb, in the order of VITRAIL_VERBS, those never called included.

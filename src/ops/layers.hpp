@@ -7,6 +7,8 @@
 //   ((l0 + l1) + (l2 + l3)) ... `leaves` is a power of two wherever one is written. Everything is overwritten.
 // * `real` tensors of a call share one dtype, that of the back end. Optional tensors are marked [optional]: leave them
 //   out by not setting them. Tensors may not overlap unless it says so.
+// * `stored` tensors enter products, or come out of them: each is either `real` or, where the back end keeps them in
+//   half the memory (Ops::stored), bf16. What is written to a bf16 tensor is computed in f32 and rounded once.
 
 #include <cstdint>
 
@@ -27,13 +29,13 @@ struct PatchesForward {
   ConstTensor images;         // real [images h w c]
   std::int64_t patch_rows{};  // pixels
   std::int64_t patch_columns{};
-  Tensor patches;  // real [images Tp patch], Tp = floor(h/patch_rows) * floor(w/patch_columns)
+  Tensor patches;  // stored [images Tp patch], Tp = floor(h/patch_rows) * floor(w/patch_columns)
   void check() const;
 };
 
 /// x[b,t] = (class token if there is one and t = 0, else the embedded patch) + position[t]. [V-MoE]
 struct EmbedTokensForward {
-  ConstTensor patches;      // real [leaves B Tp D]
+  ConstTensor patches;      // stored [leaves B Tp D]
   ConstTensor class_token;  // real [D] [optional]: then T = Tp + 1, else T = Tp
   ConstTensor positions;    // real [T D] [optional]
   Tensor x;                 // real [leaves B T D]
@@ -41,7 +43,7 @@ struct EmbedTokensForward {
 };
 struct EmbedTokensBackward {
   ConstTensor dx;       // real [leaves B T D]
-  Tensor dpatches;      // real [leaves B Tp D]
+  Tensor dpatches;      // stored [leaves B Tp D]
   Tensor dclass_token;  // real [D] [optional]
   Tensor dpositions;    // real [T D] [optional]
   void check() const;
@@ -49,23 +51,23 @@ struct EmbedTokensBackward {
 
 /// y = (x - mean) * rstd * scale + bias over the last axis; biased variance, rstd = 1/sqrt(var + 1e-6). [V-MoE]
 struct LayernormForward {
-  ConstTensor x;      // real [leaves rows D]
+  ConstTensor x;      // stored [leaves rows D]
   ConstTensor scale;  // real [D]
   ConstTensor bias;   // real [D] [optional]
-  Tensor y;           // real [leaves rows D]
+  Tensor y;           // stored [leaves rows D]
   Tensor mean;        // real [leaves rows]
   Tensor rstd;        // real [leaves rows]
   void check() const;
 };
 /// dx = dresidual + J^T dy. [derived]
 struct LayernormBackward {
-  ConstTensor dy;         // real [leaves rows D]
-  ConstTensor x;          // real [leaves rows D]
+  ConstTensor dy;         // stored [leaves rows D]
+  ConstTensor x;          // stored [leaves rows D]
   ConstTensor scale;      // real [D]
   ConstTensor mean;       // real [leaves rows]
   ConstTensor rstd;       // real [leaves rows]
   ConstTensor dresidual;  // real [leaves rows D] [optional]; may be dx itself
-  Tensor dx;              // real [leaves rows D]; may be dy itself
+  Tensor dx;              // stored [leaves rows D]; may be dy itself
   Tensor dscale;          // real [D]
   Tensor dbias;           // real [D] [optional]
   void check() const;
@@ -74,21 +76,21 @@ struct LayernormBackward {
 /// y = x w + b + residual, for each of E blocks of rows with weights of its own (dense layers have E = 1).
 /// `exact`: the product's inputs are not rounded, whatever the precision (ops.hpp): a router's are not.
 struct LinearForward {
-  ConstTensor x;         // real [leaves E rows in]
-  ConstTensor w;         // real [E in out]
+  ConstTensor x;         // stored [leaves E rows in]
+  ConstTensor w;         // stored [E in out]
   ConstTensor b;         // real [E out] [optional]
   ConstTensor residual;  // real [leaves E rows out] [optional]; may be y itself
-  Tensor y;              // real [leaves E rows out]
+  Tensor y;              // stored [leaves E rows out]
   bool exact = false;    // the product's inputs are not rounded
   void check() const;
 };
 /// dx = dresidual + dy w^T, dw = x^T dy, db = column sums of dy.
 struct LinearBackward {
-  ConstTensor dy;         // real [leaves E rows out]
-  ConstTensor x;          // real [leaves E rows in]
-  ConstTensor w;          // real [E in out]
+  ConstTensor dy;         // stored [leaves E rows out]
+  ConstTensor x;          // stored [leaves E rows in]
+  ConstTensor w;          // stored [E in out]
   ConstTensor dresidual;  // real [leaves E rows in] [optional]; may be dx itself
-  Tensor dx;              // real [leaves E rows in] [optional]: not computed when left out
+  Tensor dx;              // stored [leaves E rows in] [optional]: not computed when left out
   Tensor dw;              // real [E in out]
   Tensor db;              // real [E out] [optional]
   bool exact = false;     // the products' inputs are not rounded
@@ -98,29 +100,29 @@ struct LinearBackward {
 /// u = x w1 + b1; h = gelu(u) * hidden_mask; y = h w2 + b2 + residual. GELU in its tanh form. E as in LinearForward.
 /// [V-MoE]
 struct MlpForward {
-  ConstTensor x;                 // real [leaves E rows D]
-  ConstTensor w1;                // real [E D F]
+  ConstTensor x;                 // stored [leaves E rows D]
+  ConstTensor w1;                // stored [E D F]
   ConstTensor b1;                // real [E F]
-  ConstTensor w2;                // real [E F D]
+  ConstTensor w2;                // stored [E F D]
   ConstTensor b2;                // real [E D]
   ConstTensor hidden_mask = {};  // real [leaves E rows F] [optional]: of a dropout; left out it counts as 1
   ConstTensor residual;          // real [leaves E rows D] [optional]; may be y itself
-  Tensor u;                      // real [leaves E rows F]; kept for the backward pass
-  Tensor h;                      // real [leaves E rows F]; scratch
-  Tensor y;                      // real [leaves E rows D]
+  Tensor u;                      // stored [leaves E rows F]; kept for the backward pass
+  Tensor h;                      // stored [leaves E rows F]; scratch
+  Tensor y;                      // stored [leaves E rows D]
   void check() const;
 };
 /// [derived]; h is computed again from u.
 struct MlpBackward {
-  ConstTensor dy;                // real [leaves E rows D]
-  ConstTensor x;                 // real [leaves E rows D]
-  ConstTensor u;                 // real [leaves E rows F]
-  ConstTensor w1;                // real [E D F]
-  ConstTensor w2;                // real [E F D]
+  ConstTensor dy;                // stored [leaves E rows D]
+  ConstTensor x;                 // stored [leaves E rows D]
+  ConstTensor u;                 // stored [leaves E rows F]
+  ConstTensor w1;                // stored [E D F]
+  ConstTensor w2;                // stored [E F D]
   ConstTensor hidden_mask = {};  // real [leaves E rows F] [optional]: that of the forward pass
-  Tensor h;                      // real [leaves E rows F]; scratch
-  Tensor du;                     // real [leaves E rows F]; scratch
-  Tensor dx;                     // real [leaves E rows D]
+  Tensor h;                      // stored [leaves E rows F]; scratch
+  Tensor du;                     // stored [leaves E rows F]; scratch
+  Tensor dx;                     // stored [leaves E rows D]
   Tensor dw1;                    // real [E D F]
   Tensor db1;                    // real [E F]
   Tensor dw2;                    // real [E F D]
@@ -130,18 +132,18 @@ struct MlpBackward {
 
 /// q = x wq + bq, and likewise k and v. A = H * Dh.
 struct QkvForward {
-  ConstTensor x;           // real [leaves rows D]
-  ConstTensor wq, wk, wv;  // real [D A]
+  ConstTensor x;           // stored [leaves rows D]
+  ConstTensor wq, wk, wv;  // stored [D A]
   ConstTensor bq, bk, bv;  // real [A]
-  Tensor q, k, v;          // real [leaves rows A]
+  Tensor q, k, v;          // stored [leaves rows A]
   void check() const;
 };
 /// dx = dq wq^T + dk wk^T + dv wv^T.
 struct QkvBackward {
-  ConstTensor dq, dk, dv;  // real [leaves rows A]
-  ConstTensor x;           // real [leaves rows D]
-  ConstTensor wq, wk, wv;  // real [D A]
-  Tensor dx;               // real [leaves rows D]
+  ConstTensor dq, dk, dv;  // stored [leaves rows A]
+  ConstTensor x;           // stored [leaves rows D]
+  ConstTensor wq, wk, wv;  // stored [D A]
+  Tensor dx;               // stored [leaves rows D]
   Tensor dwq, dwk, dwv;    // real [D A]
   Tensor dbq, dbk, dbv;    // real [A]
   void check() const;
@@ -164,10 +166,10 @@ struct DropoutDraw {
 
 /// y = residual + mask * x. The backward pass is the same verb on gradients: dx = mask * dy.
 struct Dropout {
-  ConstTensor x;         // real [n] [optional]: left out, every element is 1; may be y itself
+  ConstTensor x;         // stored [n] [optional]: left out, every element is 1; may be y itself
   ConstTensor residual;  // real [n] [optional]; may be y itself
   DropoutDraw draw;
-  Tensor y;  // real [n]
+  Tensor y;  // stored [n]
   void check() const;
 };
 
@@ -175,23 +177,23 @@ struct Dropout {
 /// The dropout's element (image, head, query, key) has the index first + ((image * H + head) * Tq + query) * T + key,
 /// images counted over the call; run, stride and share are not used.
 struct AttentionForward {
-  ConstTensor q;     // real [leaves B Tq H Dh]
-  ConstTensor k, v;  // real [leaves B T H Dh]
+  ConstTensor q;     // stored [leaves B Tq H Dh]
+  ConstTensor k, v;  // stored [leaves B T H Dh]
   DropoutDraw dropout = {};
-  Tensor out;          // real [leaves B Tq H Dh]
+  Tensor out;          // stored [leaves B Tq H Dh]
   Tensor log_sum_exp;  // real [leaves B H Tq]: of the scaled scores, kept for the backward pass
   void check() const;
 };
 /// [derived]; the probabilities are computed again from q, k and log_sum_exp, the dropout from its draw.
 struct AttentionBackward {
-  ConstTensor dout;  // real [leaves B Tq H Dh]
-  ConstTensor q;     // real [leaves B Tq H Dh]
-  ConstTensor k, v;  // real [leaves B T H Dh]
+  ConstTensor dout;  // stored [leaves B Tq H Dh]
+  ConstTensor q;     // stored [leaves B Tq H Dh]
+  ConstTensor k, v;  // stored [leaves B T H Dh]
   DropoutDraw dropout = {};
-  ConstTensor out;          // real [leaves B Tq H Dh]
+  ConstTensor out;          // stored [leaves B Tq H Dh]
   ConstTensor log_sum_exp;  // real [leaves B H Tq]
-  Tensor dq;                // real [leaves B Tq H Dh]
-  Tensor dk, dv;            // real [leaves B T H Dh]
+  Tensor dq;                // stored [leaves B Tq H Dh]
+  Tensor dk, dv;            // stored [leaves B T H Dh]
   void check() const;
 };
 

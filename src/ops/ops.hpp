@@ -10,6 +10,7 @@
 #include <memory>
 #include <string_view>
 
+#include "device/device.hpp"
 #include "ops/layers.hpp"
 #include "ops/routing.hpp"
 #include "ops/training.hpp"
@@ -94,6 +95,9 @@ class Ops {
   [[nodiscard]] virtual Dtype real() const noexcept = 0;
   /// f32: the inputs of products are not rounded.
   [[nodiscard]] virtual Precision precision() const noexcept { return Precision::f32; }
+  /// The dtype that tensors marked `stored` should have: bf16 where the back end keeps what enters products in half the
+  /// memory, else real().
+  [[nodiscard]] virtual Dtype stored() const noexcept { return real(); }
   /// From here on an allocation, or a primitive that was not made before, is an Error: all shapes of the run have been
   /// seen (the trainer runs one pass on zeros before step 1).
   virtual void seal() {}
@@ -117,5 +121,9 @@ std::unique_ptr<Ops> make_reference_ops(Dtype real = Dtype::f64);
 
 /// f32: oneDNN for matrix products, own vector kernels (Highway) for the rest; `threads` threads per call.
 std::unique_ptr<Ops> make_cpu_ops(int threads, Precision precision = Precision::f32);
+
+/// f32 (never TF32), or bf16 with `stored` tensors in bf16: cuBLASLt for matrix products, own kernels for the rest, in
+/// the queue of `device`, which must be of make_cuda_device and outlive it. Error (usage) when this build has no CUDA.
+std::unique_ptr<Ops> make_cuda_ops(Device& device, Precision precision = Precision::f32);
 
 }  // namespace vitrail

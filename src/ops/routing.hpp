@@ -152,24 +152,24 @@ struct MapSlots {
 
 /// y[r] = x[source[r] div K], zeros where the row is empty.
 struct GatherRowsForward {
-  ConstTensor x;           // real [tokens D]
+  ConstTensor x;           // stored [tokens D]
   ConstTensor source;      // i32 [rows]
   std::int64_t choices{};  // K
-  Tensor y;                // real [rows D]
+  Tensor y;                // stored [rows D]
   void check() const;
 };
 /// dx[t] = dresidual[t] + sum over j of dy[row[t,j]], j ascending, dropped ones left out.
 struct GatherRowsBackward {
-  ConstTensor dy;         // real [rows D]
+  ConstTensor dy;         // stored [rows D]
   ConstTensor row;        // i32 [tokens K]
   ConstTensor dresidual;  // real [tokens D] [optional]; may be dx itself
-  Tensor dx;              // real [tokens D]
+  Tensor dx;              // stored [tokens D]
   void check() const;
 };
 
 /// y[t] = residual[t] + sum over j of gate[t,j] * o[row[t,j]], j ascending, dropped ones left out. [V-MoE]
 struct CombineRowsForward {
-  ConstTensor o;         // real [rows D]
+  ConstTensor o;         // stored [rows D]
   ConstTensor row;       // i32 [tokens K]
   ConstTensor gate;      // real [tokens K]
   ConstTensor residual;  // real [tokens D] [optional]; may be y itself
@@ -180,11 +180,11 @@ struct CombineRowsForward {
 /// dgate[t,j] = <dy[t], o[row[t,j]]>, 0 for a dropped one. [derived]
 struct CombineRowsBackward {
   ConstTensor dy;      // real [tokens D]
-  ConstTensor o;       // real [rows D]
+  ConstTensor o;       // stored [rows D]
   ConstTensor row;     // i32 [tokens K]
   ConstTensor source;  // i32 [rows]
   ConstTensor gate;    // real [tokens K]
-  Tensor d_o;          // real [rows D]; may be o itself
+  Tensor d_o;          // stored [rows D]; may be o itself
   Tensor dgate;        // real [tokens K]
   void check() const;
 };

@@ -51,17 +51,31 @@ void ShapeCheck::match(std::string_view field, const ConstTensor& tensor, std::s
   has_device_ = true;
 }
 
-void ShapeCheck::real(std::string_view field, const ConstTensor& tensor, std::string_view shape) {
-  match(field, tensor, shape);
+// bf16 stands for f32 here: the other floating-point tensors of such a call are f32.
+void ShapeCheck::expect_real(std::string_view field, Dtype dtype) {
   if (!has_real_) {
-    real_ = tensor.dtype;
+    real_ = dtype;
     has_real_ = true;
     expect(real_ == Dtype::f32 || real_ == Dtype::f64 || real_ == Dtype::c128, "floating-point tensors must be");
   }
-  if (tensor.dtype != real_) {
-    fail(ExitCode::other, {text(verb_, ": ", field, " is ", name_of(tensor.dtype)),
+  if (dtype != real_) {
+    fail(ExitCode::other, {text(verb_, ": ", field, " is ", name_of(dtype)),
                            text("the floating-point tensors of this call are ", name_of(real_)), ""});
   }
+}
+
+void ShapeCheck::real(std::string_view field, const ConstTensor& tensor, std::string_view shape) {
+  match(field, tensor, shape);
+  expect_real(field, tensor.dtype);
+}
+
+void ShapeCheck::stored(std::string_view field, const ConstTensor& tensor, std::string_view shape) {
+  match(field, tensor, shape);
+  expect_real(field, tensor.dtype == Dtype::bf16 ? Dtype::f32 : tensor.dtype);
+}
+
+void ShapeCheck::optional_stored(std::string_view field, const ConstTensor& tensor, std::string_view shape) {
+  if (tensor) stored(field, tensor, shape);
 }
 
 void ShapeCheck::optional(std::string_view field, const ConstTensor& tensor, std::string_view shape) {

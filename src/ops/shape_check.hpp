@@ -21,6 +21,10 @@ class ShapeCheck {
   void real(std::string_view field, const ConstTensor& tensor, std::string_view shape);
   /// The same, or left out.
   void optional(std::string_view field, const ConstTensor& tensor, std::string_view shape);
+  /// A tensor that enters or leaves products: of the call's floating-point dtype, or bf16 beside f32.
+  void stored(std::string_view field, const ConstTensor& tensor, std::string_view shape);
+  /// The same, or left out.
+  void optional_stored(std::string_view field, const ConstTensor& tensor, std::string_view shape);
   /// A tensor of a fixed dtype.
   void exactly(Dtype dtype, std::string_view field, const ConstTensor& tensor, std::string_view shape);
   /// Fixes a letter, or demands that it has this length.
@@ -35,6 +39,7 @@ class ShapeCheck {
     std::string_view name;
     std::int64_t length;
   };
+  void expect_real(std::string_view field, Dtype dtype);
   void match(std::string_view field, const ConstTensor& tensor, std::string_view shape);
   bool bind(std::string_view name, std::int64_t length);
 

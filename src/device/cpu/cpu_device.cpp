@@ -14,6 +14,7 @@ constexpr std::int64_t kHugePage = std::int64_t{2} << 20;
 class CpuDevice final : public Device {
  public:
   [[nodiscard]] DeviceKind kind() const noexcept override { return DeviceKind::cpu; }
+  [[nodiscard]] std::string description() const override { return "host"; }
 
   void* allocate(std::int64_t bytes) override {
     const std::int64_t alignment = bytes >= kHugePage ? kHugePage : 64;
@@ -26,6 +27,8 @@ class CpuDevice final : public Device {
   }
 
   void release(void* memory, std::int64_t) noexcept override { std::free(memory); }
+  void* allocate_host(std::int64_t bytes) override { return allocate(bytes); }
+  void release_host(void* memory, std::int64_t bytes) noexcept override { release(memory, bytes); }
 
   void copy(ConstTensor from, Tensor to) override {
     VITRAIL_EXPECT(from.dtype == to.dtype && from.elements() == to.elements(), ExitCode::other,
@@ -36,6 +39,13 @@ class CpuDevice final : public Device {
   void zero(Tensor tensor) override {
     if (tensor.bytes() > 0) std::memset(tensor.data, 0, static_cast<std::size_t>(tensor.bytes()));
   }
+
+  [[nodiscard]] Place place() override { return 0; }
+  void wait(Place) override {}
+  void upload(ConstTensor from, Tensor to, Place) override { copy(from, to); }
+  void download(ConstTensor from, Tensor to) override { copy(from, to); }
+  void submit(const std::string&, const std::function<void()>& work) override { work(); }
+  [[nodiscard]] bool asynchronous() const noexcept override { return false; }
 };
 
 }  // namespace

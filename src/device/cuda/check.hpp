@@ -1,0 +1,16 @@
+#pragma once
+// Errors of the CUDA runtime as ours.
+
+#include <source_location>
+
+#include <cuda_runtime.h>
+
+#include "base/error.hpp"
+
+namespace vitrail::cuda {
+
+/// Throws an Error that names the failed call's place when rc is not cudaSuccess: exit code usage when memory ran out,
+/// else other. What is not the caller's fault (an error of an earlier kernel) shows up here too: the text says so.
+void check(cudaError_t rc, std::source_location where = std::source_location::current());
+
+}  // namespace vitrail::cuda

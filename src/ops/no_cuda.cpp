@@ -1,0 +1,13 @@
+// Stands in for ops/cuda in builds without CUDA.
+
+#include "ops/ops.hpp"
+
+namespace vitrail {
+
+// A build without CUDA has no device that it could be made for: make_cuda_device says so first.
+std::unique_ptr<Ops> make_cuda_ops(Device&, Precision) {
+  fail(ExitCode::usage, {"this build has no CUDA back end", "it was configured without VITRAIL_CUDA",
+                         "Use --backend cpu, or build with -DVITRAIL_CUDA=ON (Spack: vitrail +cuda)"});
+}
+
+}  // namespace vitrail
