@@ -250,7 +250,9 @@ void BlockRunner::collective(const Collective& collective, std::uint32_t mask, v
   fail_if(mask & ~warp.all, "the mask names lanes that the block does not have");
   fail_if(mask & warp.returned, "the mask names lanes that have returned");
   fail_if(mask & warp.at_barrier, "the mask names lanes that wait at __syncthreads");
-  const auto lane_at = [&](int in_warp) -> Lane& { return lane_[static_cast<std::size_t>(first + in_warp)]; };
+  const auto lane_at = [&](int in_warp) -> Lane& {
+    return lane_[static_cast<std::size_t>(first) + static_cast<std::size_t>(in_warp)];
+  };
   std::uint32_t others = 0;
   for (std::uint32_t rest = warp.in_collective; rest != 0; rest &= rest - 1) {
     const int in_warp = std::countr_zero(rest);
