@@ -143,15 +143,14 @@ void report_decisions(const GoldenFile& file, const std::string& at, GoldenPass&
 }
 
 /// One pass, with the routing of the file where the back end needs it.
-void forward(const GoldenBackend& backend, const GoldenFile& file, const std::string& at, GoldenPass& pass,
-             const std::vector<ParameterSpec>& table, const FlatParameters& parameters, Mode mode, Loss loss,
-             GoldenReport& report) {
+void forward(const GoldenBackend& backend, const GoldenFile& file, const std::string& at, GoldenPass& pass, Mode mode,
+             Loss loss, GoldenReport& report) {
   const double image_scale = 1.0 / static_cast<double>(pass.acts().shape.leaf_images);
-  pass.forward(table, parameters, mode, loss, image_scale);
+  pass.forward(mode, loss, image_scale);
   if (!backend.force_routing || pass.config().moe_blocks.empty()) return;
   report_decisions(file, at, pass, report);
   force_routing(file, at, pass);
-  pass.forward(table, parameters, mode, loss, image_scale);
+  pass.forward(mode, loss, image_scale);
 }
 
 void compare_gradients(const GoldenFile& file, const std::vector<ParameterSpec>& table, const FlatParameters& gradients,
@@ -186,7 +185,7 @@ void run_golden_model(const GoldenBackend& backend, const GoldenFile& file, Gold
   const FlatParameters gradients(backend.device, backend.ops.real(), table);
   read_parameters(file, "/params", table, parameters);
 
-  GoldenPass training(backend, golden.training, golden.batch);
+  GoldenPass training(backend, golden.training, golden.batch, table, parameters);
   read_batch(file, training);
   if (training.noisy()) {
     for (const std::int64_t block : golden.training.moe_blocks) {
@@ -194,7 +193,7 @@ void run_golden_model(const GoldenBackend& backend, const GoldenFile& file, Gold
                 training.acts().blocks[static_cast<std::size_t>(block)].moe.noise);
     }
   }
-  forward(backend, file, "/out", training, table, parameters, Mode::training, golden.loss, report);
+  forward(backend, file, "/out", training, Mode::training, golden.loss, report);
   file.compare(
       {.name = "/out", .required = required(golden.training, {"logits", "loss_main", "auxiliary_loss", "total_loss"})},
       training_outputs(training), tolerances, report);
@@ -202,12 +201,12 @@ void run_golden_model(const GoldenBackend& backend, const GoldenFile& file, Gold
                             ? 1.0
                             : static_cast<double>(golden.batch * golden.training.tokens()) /
                                   static_cast<double>(golden.training.group_tokens());
-  training.backward(table, parameters, 1.0 / groups, gradients);
+  training.backward(1.0 / groups, gradients);
   compare_gradients(file, table, gradients, tolerances, report);
 
-  GoldenPass evaluation(backend, golden.evaluation, golden.batch);
+  GoldenPass evaluation(backend, golden.evaluation, golden.batch, table, parameters);
   read_batch(file, evaluation);
-  forward(backend, file, "/eval", evaluation, table, parameters, Mode::evaluation, golden.loss, report);
+  forward(backend, file, "/eval", evaluation, Mode::evaluation, golden.loss, report);
   file.compare({.name = "/eval", .required = required(golden.evaluation, {"logits", "loss_main"})},
                evaluation_outputs(evaluation), tolerances, report);
 }
