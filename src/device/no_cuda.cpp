@@ -10,6 +10,8 @@ std::unique_ptr<Device> make_cuda_device(const CudaOptions&) {
                          "Use --backend cpu, or build with -DVITRAIL_CUDA=ON (Spack: vitrail +cuda)"});
 }
 
+std::vector<std::string> cuda_devices() { return {}; }
+
 std::unique_ptr<QueueClock> make_gpu_queue_clock(Device& device) {
   fail(ExitCode::other,
        {text("a clock of the device '", device.description(), "'"), "this build has no GPUs", "This is a bug"});
