@@ -74,4 +74,11 @@ std::unique_ptr<Device> make_cuda_device(const CudaOptions& options = {});
 /// same one. Empty in a build without CUDA, and where there is no driver or no GPU. Uses no GPU and does not throw.
 std::vector<std::string> cuda_devices();
 
+/// Bytes of a GPU's memory, of all processes. 0 for a device that is no GPU.
+struct MemoryInUse {
+  std::int64_t used = 0;
+  std::int64_t total = 0;
+};
+MemoryInUse memory_in_use(const Device& device);
+
 }  // namespace vitrail

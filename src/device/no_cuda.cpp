@@ -12,6 +12,8 @@ std::unique_ptr<Device> make_cuda_device(const CudaOptions&) {
 
 std::vector<std::string> cuda_devices() { return {}; }
 
+MemoryInUse memory_in_use(const Device&) { return {}; }
+
 std::unique_ptr<QueueClock> make_gpu_queue_clock(Device& device) {
   fail(ExitCode::other,
        {text("a clock of the device '", device.description(), "'"), "this build has no GPUs", "This is a bug"});

@@ -2,6 +2,7 @@
 
 #include <cuda_runtime.h>
 
+#include "device/cuda/check.hpp"
 #include "device/device.hpp"
 
 namespace vitrail {
@@ -24,6 +25,14 @@ std::vector<std::string> cuda_devices() {
   }
   static_cast<void>(cudaGetLastError());  // make_cuda_device says what is wrong
   return identities;
+}
+
+MemoryInUse memory_in_use(const Device& device) {
+  if (device.kind() != DeviceKind::cuda) return {};
+  std::size_t free = 0;
+  std::size_t total = 0;
+  cuda::check(cudaMemGetInfo(&free, &total));  // of the GPU that this thread made its own with the device
+  return {static_cast<std::int64_t>(total - free), static_cast<std::int64_t>(total)};
 }
 
 }  // namespace vitrail
