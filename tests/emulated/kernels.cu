@@ -41,12 +41,12 @@ __global__ void add(float* values, float increment, int count) {
 
 __global__ void write_indices(int* values) {
   const auto flat = [](unsigned int x, unsigned int y, unsigned int z) {
-    return static_cast<int>(x + 100 * y + 10000 * z);
+    return static_cast<int>(x + 10 * y + 100 * z);
   };
   const unsigned int block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
   const unsigned int thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
   values[block * blockDim.x * blockDim.y * blockDim.z + thread] =
-      flat(threadIdx.x, threadIdx.y, threadIdx.z) + 1000000 * flat(blockIdx.x, blockIdx.y, blockIdx.z);
+      flat(threadIdx.x, threadIdx.y, threadIdx.z) + 1000 * flat(blockIdx.x, blockIdx.y, blockIdx.z);
 }
 
 __global__ void exchange(int* out) {

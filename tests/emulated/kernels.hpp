@@ -22,7 +22,7 @@ __global__ void block_sums_without_barrier(const float* in, float* out);
 
 // --- elementwise -----------------------------------------------------------------------------------------------------
 __global__ void add(float* values, float increment, int count);
-/// values[i] = i + 1000 y + 1000000 z of thread and block.
+/// values[i] = x + 10 y + 100 z of the thread, and 1000 times that of the block.
 __global__ void write_indices(int* values);
 /// Shuffles and votes of every kind; out: [8, 32].
 __global__ void exchange(int* out);

@@ -47,9 +47,8 @@ TEST_P(Block, EveryThreadHasItsOwnIndices) {
   const auto values = out.values();
   for (int b = 0; b < 12; ++b) {
     for (int t = 0; t < 60; ++t) {
-      const int thread = t % 5 + 100 * (t / 5 % 4) + 10000 * (t / 20),
-                place = b % 3 + 100 * (b / 3 % 2) + 10000 * (b / 6);
-      ASSERT_EQ(values[static_cast<std::size_t>(b * 60 + t)], thread + 1000000 * place);
+      const int thread = t % 5 + 10 * (t / 5 % 4) + 100 * (t / 20), place = b % 3 + 10 * (b / 3 % 2) + 100 * (b / 6);
+      ASSERT_EQ(values[static_cast<std::size_t>(b * 60 + t)], thread + 1000 * place);
     }
   }
 }
