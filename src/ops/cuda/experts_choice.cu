@@ -42,12 +42,13 @@ struct SharedKeys {
   std::uint64_t keys[count];
 };
 
-/// Block (expert, group) sorts the group's tokens by their gates.
+/// Block group * E + expert sorts the group's tokens by their gates.
 template <int count>
 __global__ void __launch_bounds__(kSortThreads) take_tokens(TakeTokens a) {
-  const std::int64_t expert = blockIdx.x, group = blockIdx.y, first = group * a.tokens;
-  std::uint64_t* const keys = a.scratch != nullptr ? a.scratch + (group * a.experts + expert) * a.keys
-                                                   : shared_memory<SharedKeys<count>>().keys;
+  const int expert = static_cast<int>(blockIdx.x) % a.experts;
+  const std::int64_t first = std::int64_t{static_cast<int>(blockIdx.x) / a.experts} * a.tokens;
+  std::uint64_t* const keys =
+      a.scratch != nullptr ? a.scratch + std::int64_t{blockIdx.x} * a.keys : shared_memory<SharedKeys<count>>().keys;
   const int threads = static_cast<int>(blockDim.x), thread = static_cast<int>(threadIdx.x);
   for (int s = thread; s < a.keys; s += threads) {
     const bool takes_part = s < a.tokens && (a.valid == nullptr || a.valid[first + s] != 0);
@@ -63,7 +64,7 @@ __global__ void __launch_bounds__(kSortThreads) take_tokens(TakeTokens a) {
 template <int count>
 void launch_take_tokens(const TakeTokens& a, std::int64_t groups, cudaStream_t stream) {
   launch(take_tokens<count>,
-         {.grid = dim3(static_cast<unsigned>(a.experts), static_cast<unsigned>(groups)),
+         {.grid = dim3(static_cast<unsigned>(groups * a.experts)),
           .block = dim3(static_cast<unsigned>(std::clamp(a.keys / 2, 32, kSortThreads))),
           .shared_bytes = a.scratch != nullptr ? 0 : sizeof(SharedKeys<count>),
           .stream = stream},
