@@ -69,9 +69,12 @@ void TrainState::lay_out(Arena& parameter_arena, Arena& gradient_arena, Arena& o
     expert_layout->cut(table, expert->values, parameters);
     expert_layout->cut(table, expert->gradients, gradient_tensors);
   }
-  params = bind_params(config.model, table, parameters);
+  std::vector<ProductWeights::Share> shares{{dense_layout, dense->values}};
+  if (expert) shares.push_back({*expert_layout, expert->values});
+  weights.emplace(parameter_arena, ops, table, shares);
+  params = bind_params(config.model, table, weights->tensors());
   gradients = bind_params(config.model, table, gradient_tensors);
-  acts = lay_out_activations(activation_arena, real, config.model,
+  acts = lay_out_activations(activation_arena, ops, config.model,
                              {.leaves = p,
                               .leaf_images = layout.leaf_images,
                               .expert_parallel = ep,
