@@ -22,10 +22,12 @@ inline std::vector<VerbCase> all_cases() {
 // How far an f32 output may be from the reference's, relative to the largest entry of the reference's output (or to 1
 // if that is smaller), by the beginning of a case's name. The sums are over at most some thousand terms.
 // `bf16`: with inputs of products that are off by up to 1/256 each; 0 where nothing is rounded.
+// `stored`: the same of verbs that have no products, where tensors are stored in bf16.
 struct Tolerance {
   std::string_view verbs;
   double f32;
   double bf16;
+  double stored = 0.0;
 };
 inline constexpr Tolerance kTolerances[] = {
     {"linear", 2e-6, 1e-2},
@@ -38,7 +40,7 @@ inline constexpr Tolerance kTolerances[] = {
     {"attention", 4e-6, 2e-2},
     {"tanh_and_tokens", 3e-7, 0.0},
     {"router", 3e-6, 0.0},
-    {"rows", 1e-6, 0.0},
+    {"rows", 1e-6, 0.0, 1e-2},
     {"losses", 1e-6, 0.0},
     {"update", 5e-7, 0.0},
     {"mean_tokens", 1e-6, 0.0},
