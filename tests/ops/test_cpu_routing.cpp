@@ -148,6 +148,7 @@ VerbCase given_case(const Sizes& s) {
                                .gate = gate};
             ops.route_as_given(route);
             const OwnedTensor noisy = gate;
+            route.gate = gate;  // shown again: it was looked at
             route.noise = ConstTensor();
             route.gates = quiet;
             ops.route_as_given(route);
