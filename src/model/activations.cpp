@@ -12,13 +12,14 @@ namespace {
 /// Lengths of a pass, and shorthand for its allocations.
 struct Sizes {
   Arena& arena;
-  Dtype real;
+  Dtype real, stored;
   const ModelConfig& c;
   std::int64_t leaves, b, t, d, a, f, n, images, groups, s, k, owners, experts_here, slots, r;
 
-  Sizes(Arena& arena_, Dtype real_, const ModelConfig& config, const PassShape& shape)
+  Sizes(Arena& arena_, const PassDtypes& dtypes, const ModelConfig& config, const PassShape& shape)
       : arena(arena_),
-        real(real_),
+        real(dtypes.real),
+        stored(dtypes.stored),
         c(config),
         leaves(shape.leaves),
         b(shape.leaf_images),
@@ -45,27 +46,32 @@ struct Sizes {
   }
   [[nodiscard]] bool soft() const { return c.router.kind == RouterKind::soft; }
   [[nodiscard]] Tensor make(Shape shape) const { return arena.allocate(real, shape); }
+  [[nodiscard]] Tensor make_stored(Shape shape) const { return arena.allocate(stored, shape); }
   [[nodiscard]] Tensor make(Dtype dtype, Shape shape) const { return arena.allocate(dtype, shape); }
   [[nodiscard]] Shape home_rows() const { return {owners, leaves, experts_here, slots, d}; }
   [[nodiscard]] Shape owner_rows(std::int64_t width) const { return {owners * leaves, experts_here, slots, width}; }
 };
 
-/// Of `rows` rows of `width` channels per leaf; y is [leaves y_rows y_width].
-NormActivations lay_out_norm(const Sizes& z, std::int64_t rows, Shape y) {
-  return {z.make(y), z.make({z.leaves, rows}), z.make({z.leaves, rows})};
+/// With `rows` statistics per leaf.
+NormActivations lay_out_norm(const Sizes& z, std::int64_t rows, Tensor y) {
+  return {y, z.make({z.leaves, rows}), z.make({z.leaves, rows})};
 }
-NormActivations lay_out_norm(const Sizes& z, std::int64_t rows) { return lay_out_norm(z, rows, {z.leaves, rows, z.d}); }
+/// Of `rows` tokens per leaf, for products alone or for all.
+NormActivations lay_out_norm(const Sizes& z, std::int64_t rows, bool for_products) {
+  const Shape shape{z.leaves, rows, z.d};
+  return lay_out_norm(z, rows, for_products ? z.make_stored(shape) : z.make(shape));
+}
 
 /// `asking` queries per image.
 AttentionActivations lay_out_attention(const Sizes& z, std::int64_t asking) {
   AttentionActivations attention;
   const Shape asked{z.leaves, z.b * asking, z.a};
   const Shape all{z.leaves, z.n, z.a};
-  for (Tensor* x : {&attention.q, &attention.out}) *x = z.make(asked);
-  for (Tensor* x : {&attention.k, &attention.v}) *x = z.make(all);
+  for (Tensor* x : {&attention.q, &attention.out}) *x = z.make_stored(asked);
+  for (Tensor* x : {&attention.k, &attention.v}) *x = z.make_stored(all);
   if (z.c.qk_norm) {
-    attention.q_norm = lay_out_norm(z, z.b * asking * z.c.heads, asked);
-    attention.k_norm = lay_out_norm(z, z.n * z.c.heads, all);
+    attention.q_norm = lay_out_norm(z, z.b * asking * z.c.heads, z.make_stored(asked));
+    attention.k_norm = lay_out_norm(z, z.n * z.c.heads, z.make_stored(all));
   }
   attention.log_sum_exp = z.make({z.leaves, z.b, z.c.heads, asking});
   return attention;
@@ -107,22 +113,22 @@ MoeActivations lay_out_moe(const Sizes& z) {
   lay_out_routing(z, moe);
   lay_out_counts(z, moe);
   moe.source = z.make(Dtype::i32, {z.owners, z.leaves, z.experts_here, z.slots});
-  moe.expert_x = z.make(z.owner_rows(z.d));
-  moe.expert_u = z.make(z.owner_rows(z.f));
-  moe.o = z.make(z.home_rows());
+  moe.expert_x = z.make_stored(z.owner_rows(z.d));
+  moe.expert_u = z.make_stored(z.owner_rows(z.f));
+  moe.o = z.make_stored(z.home_rows());
   return moe;
 }
 
 BlockActivations lay_out_block(const Sizes& z, bool moe, Tensor x) {
   BlockActivations block;
-  block.norm0 = lay_out_norm(z, z.n);
+  block.norm0 = lay_out_norm(z, z.n, true);
   block.attention = lay_out_attention(z, z.t);
   block.middle = z.make({z.leaves, z.n, z.d});
-  block.norm1 = lay_out_norm(z, z.n);
+  block.norm1 = lay_out_norm(z, z.n, !moe);  // routers are exact
   if (moe) {
     block.moe = lay_out_moe(z);
   } else {
-    block.u = z.make({z.leaves, 1, z.n, z.f});
+    block.u = z.make_stored({z.leaves, 1, z.n, z.f});
   }
   block.x = x;
   return block;
@@ -130,29 +136,30 @@ BlockActivations lay_out_block(const Sizes& z, bool moe, Tensor x) {
 
 /// Two shapes in the memory of the larger.
 void share(const Sizes& z, Tensor& dense, Shape dense_shape, Tensor& expert, Shape expert_shape) {
-  const Tensor both = z.make({std::max(dense_shape.elements(), expert_shape.elements())});
-  dense = Tensor(both.data, dense_shape, z.real, both.device);
-  expert = Tensor(both.data, expert_shape, z.real, both.device);
+  const Tensor both = z.make_stored({std::max(dense_shape.elements(), expert_shape.elements())});
+  dense = Tensor(both.data, dense_shape, both.dtype, both.device);
+  expert = Tensor(both.data, expert_shape, both.dtype, both.device);
 }
 
 /// What the forward pass of an MoE block needs beside its activations.
 void lay_out_moe_scratch(const Sizes& z, PassScratch& scratch) {
   const RouterConfig& router = z.c.router;
   if (z.owners > 1) {
-    scratch.rows_home = z.make(z.home_rows());
-    scratch.rows_owner = z.make(z.owner_rows(z.d));
+    scratch.rows_home = z.make_stored(z.home_rows());
+    scratch.rows_owner = z.make_stored(z.owner_rows(z.d));
   }
   if (router.exchange_bf16) {
-    scratch.wire_home = z.make(Dtype::bf16, z.home_rows());
-    if (z.owners > 1) scratch.wire_owner = z.make(Dtype::bf16, z.owner_rows(z.d));
+    const bool rows_are = z.stored == Dtype::bf16;
+    if (!rows_are) scratch.wire_home = z.make(Dtype::bf16, z.home_rows());
+    if (!rows_are && z.owners > 1) scratch.wire_owner = z.make(Dtype::bf16, z.owner_rows(z.d));
     scratch.wire_tokens = z.make(Dtype::bf16, {z.leaves, z.n, z.d});
   }
   if (!router.random_blocks.empty()) scratch.shuffled = z.make({z.groups, z.s, z.c.experts});
 }
 
 void lay_out_moe_gradients(const Sizes& z, PassScratch& scratch) {
-  if (z.owners == 1) scratch.rows_home = z.make(z.home_rows());
-  scratch.rows_owner_dx = z.owners > 1 ? z.make(z.owner_rows(z.d)) : scratch.rows_home.view(z.owner_rows(z.d));
+  if (z.owners == 1) scratch.rows_home = z.make_stored(z.home_rows());
+  scratch.rows_owner_dx = z.owners > 1 ? z.make_stored(z.owner_rows(z.d)) : scratch.rows_home.view(z.owner_rows(z.d));
   if (z.soft()) {
     for (Tensor* x : {&scratch.ddispatch, &scratch.dcombine}) *x = z.make({z.groups, z.s, z.r});
     scratch.dslots = z.make({z.groups, z.r, z.d});
@@ -170,7 +177,7 @@ PassScratch lay_out_scratch(const Sizes& z, const PassShape& shape) {
   const Shape expert_hidden = sparse ? z.owner_rows(z.f) : Shape{0};
   const Shape map_hidden{z.leaves, 1, z.b, z.f};
   share(z, scratch.dense_h, dense_hidden, scratch.expert_h, expert_hidden);
-  if (map) scratch.map_h = z.make(map_hidden);
+  if (map) scratch.map_h = z.make_stored(map_hidden);
   if (sparse) lay_out_moe_scratch(z, scratch);
   if (!shape.backward) return scratch;
   share(z, scratch.dense_du, dense_hidden, scratch.expert_du, expert_hidden);
@@ -179,13 +186,16 @@ PassScratch lay_out_scratch(const Sizes& z, const PassShape& shape) {
   if (sparse) lay_out_moe_gradients(z, scratch);
   for (Tensor* x : {&scratch.dx, &scratch.dnorm}) *x = z.make({z.leaves, z.n, z.d});
   if (z.c.dropout > 0 || z.c.stochastic_depth > 0) scratch.dbranch = z.make({z.leaves, z.n, z.d});
-  for (Tensor* x : {&scratch.dq, &scratch.dk, &scratch.dv, &scratch.dout}) *x = z.make({z.leaves, z.n, z.a});
-  scratch.dembedded = z.make({z.leaves, z.b, z.c.patches(), z.d});
+  scratch.dnorm_stored = Tensor(scratch.dnorm.data, scratch.dnorm.shape, z.stored, scratch.dnorm.device);
+  for (Tensor* x : {&scratch.dq, &scratch.dk, &scratch.dv, &scratch.dout}) *x = z.make_stored({z.leaves, z.n, z.a});
+  scratch.dembedded = z.make_stored({z.leaves, z.b, z.c.patches(), z.d});
   scratch.dpooled = z.make({z.images, z.d});
   if (z.c.representation > 0) scratch.dpre = z.make({z.images, z.c.representation});
   if (map) {
-    scratch.map_du = z.make(map_hidden);
-    for (Tensor* x : {&scratch.dprobe, &scratch.dattended, &scratch.dmap_q}) *x = z.make({z.leaves, 1, z.b, z.d});
+    scratch.map_du = z.make_stored(map_hidden);
+    const Shape probes{z.leaves, 1, z.b, z.d};
+    for (Tensor* x : {&scratch.dprobe, &scratch.dattended}) *x = z.make(probes);
+    for (Tensor* x : {&scratch.dmap_q, &scratch.dmap_out}) *x = z.make_stored(probes);
   }
   return scratch;
 }
@@ -194,15 +204,15 @@ MapActivations lay_out_map(const Sizes& z) {
   MapActivations map;
   for (Tensor* x : {&map.probe, &map.attended}) *x = z.make({z.leaves, 1, z.b, z.d});
   map.attention = lay_out_attention(z, 1);
-  map.norm = lay_out_norm(z, z.b);
-  map.u = z.make({z.leaves, 1, z.b, z.f});
+  map.norm = lay_out_norm(z, z.b, true);
+  map.u = z.make_stored({z.leaves, 1, z.b, z.f});
   return map;
 }
 
 }  // namespace
 
-Activations lay_out_activations(Arena& arena, Dtype real, const ModelConfig& c, const PassShape& shape) {
-  const Sizes z(arena, real, c, shape);
+Activations lay_out_activations(Arena& arena, const PassDtypes& dtypes, const ModelConfig& c, const PassShape& shape) {
+  const Sizes z(arena, dtypes, c, shape);
   Activations acts;
   acts.shape = shape;
   const Shape image_shape{z.images, c.image_height, c.image_width, c.channels};
@@ -216,7 +226,7 @@ Activations lay_out_activations(Arena& arena, Dtype real, const ModelConfig& c, 
     acts.unmixed_targets = z.make({z.images, c.classes});
     acts.mix_weights = z.make({z.leaves, z.b, shape.mixup_images});
   }
-  acts.patches = z.make({z.leaves, 1, z.b * c.patches(), c.patch_rows * c.patch_columns * c.channels});
+  acts.patches = z.make_stored({z.leaves, 1, z.b * c.patches(), c.patch_rows * c.patch_columns * c.channels});
   acts.embedded = z.make({z.leaves, 1, z.b * c.patches(), z.d});
   acts.x0 = z.make({z.leaves, z.n, z.d});
   if (c.positions == PositionEmbedding::sincos2d) {
@@ -244,7 +254,7 @@ Activations lay_out_activations(Arena& arena, Dtype real, const ModelConfig& c, 
     shared.index = shared.moe.block = block;
     acts.blocks.push_back(shared);
   }
-  acts.encoder_norm = lay_out_norm(z, z.n);
+  acts.encoder_norm = lay_out_norm(z, z.n, false);
   if (c.classifier == Classifier::map) acts.map = lay_out_map(z);
   acts.pooled = z.make({z.images, z.d});
   if (c.representation > 0) {

@@ -9,8 +9,17 @@
 
 #include "device/arena.hpp"
 #include "model/config.hpp"
+#include "ops/ops.hpp"
 
 namespace vitrail {
+
+/// The dtypes of a pass's floating-point tensors: those of the back end (Ops::real, Ops::stored).
+struct PassDtypes {
+  PassDtypes(Dtype both) : real(both), stored(both) {}                    // NOLINT(google-explicit-constructor)
+  PassDtypes(const Ops& ops) : real(ops.real()), stored(ops.stored()) {}  // NOLINT(google-explicit-constructor)
+  Dtype real;
+  Dtype stored;  ///< of tensors that enter matrix products or come out of them, marked below
+};
 
 /// What decides the sizes of a pass.
 struct PassShape {
@@ -33,17 +42,17 @@ struct Randomness {
 };
 
 struct NormActivations {
-  Tensor y;     // [leaves N D]
+  Tensor y;     // [leaves N D]; stored where only products read it
   Tensor mean;  // [leaves N]
   Tensor rstd;  // [leaves N]
 };
 
 struct AttentionActivations {
-  Tensor q;                        // [leaves Nq A]: Nq = N, or B where a probe asks
-  Tensor k, v;                     // [leaves N A]
+  Tensor q;                        // stored [leaves Nq A]: Nq = N, or B where a probe asks
+  Tensor k, v;                     // stored [leaves N A]
   NormActivations q_norm, k_norm;  // y like q and k, a row per head; none without qk_norm
   Tensor log_sum_exp;              // [leaves B H Tq]
-  Tensor out;                      // [leaves Nq A]
+  Tensor out;                      // stored [leaves Nq A]
 };
 
 /// Of Soft MoE.
@@ -75,9 +84,9 @@ struct MoeActivations {
   Tensor assigned;     // i64 [E]
   Tensor kept;         // i64 [E]
   Tensor processed;    // i64 [1]
-  Tensor expert_x;     // [sources E/EP slots D]: rows that came to this rank's experts
-  Tensor expert_u;     // [sources E/EP slots F]
-  Tensor o;            // [owners leaves E/EP slots D]: expert outputs, home again
+  Tensor expert_x;     // stored [sources E/EP slots D]: rows that came to this rank's experts
+  Tensor expert_u;     // stored [sources E/EP slots F]
+  Tensor o;            // stored [owners leaves E/EP slots D]: expert outputs, home again
   SoftActivations soft;
 };
 
@@ -87,7 +96,7 @@ struct BlockActivations {
   AttentionActivations attention;
   Tensor middle;  // [leaves N D]: the residual stream between the two halves
   NormActivations norm1;
-  Tensor u;            // [leaves 1 N F], dense blocks
+  Tensor u;            // stored [leaves 1 N F], dense blocks
   MoeActivations moe;  // MoE blocks
   Tensor x;            // [leaves N D]: the residual stream after the block
 };
@@ -98,33 +107,36 @@ struct MapActivations {
   AttentionActivations attention;
   Tensor attended;       // [leaves 1 B D]
   NormActivations norm;  // [leaves B D]
-  Tensor u;              // [leaves 1 B F]
+  Tensor u;              // stored [leaves 1 B F]
 };
 
 /// Memory that lives inside one half of a block.
 struct PassScratch {
-  Tensor dense_h, dense_du;          // [leaves 1 N F]
-  Tensor expert_h, expert_du;        // [sources E/EP slots F]; share the memory of the two above
-  Tensor dense_mask, expert_mask;    // like these; dropouts of hidden channels; none without
-  Tensor map_h, map_du;              // [leaves 1 B F]
-  Tensor rows_home;                  // [owners leaves E/EP slots D]
-  Tensor rows_owner;                 // [sources E/EP slots D]; none when EP = 1, nothing moves then
-  Tensor rows_owner_dx;              // [sources E/EP slots D]; rows_home itself when EP = 1
-  Tensor wire_home, wire_owner;      // bf16, like rows_home and rows_owner; none unless the exchange is in bfloat16
-  Tensor wire_tokens;                // bf16 [leaves N D]
-  Tensor shuffled;                   // [groups S E]; none unless some routers are replaced by random choices
-  Tensor dx;                         // [leaves N D]: gradient of the residual stream
-  Tensor dnorm;                      // [leaves N D]
-  Tensor dbranch;                    // [leaves N D]: gradient of a branch behind its dropout
-  Tensor dq, dk, dv, dout;           // [leaves N A]
-  Tensor dlogits;                    // [groups S E]
-  Tensor dgate;                      // [groups S K]
-  Tensor ddispatch, dcombine;        // [groups S R]
-  Tensor dslots;                     // [groups R D]
-  Tensor dembedded;                  // [leaves B Tp D]
-  Tensor dpooled;                    // [I D]
-  Tensor dpre;                       // [I rep]
-  Tensor dprobe, dattended, dmap_q;  // [leaves 1 B D]
+  Tensor dense_h, dense_du;        // stored [leaves 1 N F]
+  Tensor expert_h, expert_du;      // stored [sources E/EP slots F]; share the memory of the two above
+  Tensor dense_mask, expert_mask;  // like these; dropouts of hidden channels; none without
+  Tensor map_h, map_du;            // stored [leaves 1 B F]
+  Tensor rows_home;                // stored [owners leaves E/EP slots D]
+  Tensor rows_owner;               // stored [sources E/EP slots D]; none when EP = 1, nothing moves then
+  Tensor rows_owner_dx;            // stored [sources E/EP slots D]; rows_home itself when EP = 1
+  Tensor wire_home, wire_owner;    // bf16, like rows_home and rows_owner; none unless the exchange is in bfloat16
+                                   // and the rows are not
+  Tensor wire_tokens;              // bf16 [leaves N D]
+  Tensor shuffled;                 // [groups S E]; none unless some routers are replaced by random choices
+  Tensor dx;                       // [leaves N D]: gradient of the residual stream
+  Tensor dnorm;                    // [leaves N D]
+  Tensor dnorm_stored;             // stored [leaves N D], in the memory of dnorm
+  Tensor dbranch;                  // [leaves N D]: gradient of a branch behind its dropout
+  Tensor dq, dk, dv, dout;         // stored [leaves N A]
+  Tensor dlogits;                  // [groups S E]
+  Tensor dgate;                    // [groups S K]
+  Tensor ddispatch, dcombine;      // [groups S R]
+  Tensor dslots;                   // [groups R D]
+  Tensor dembedded;                // stored [leaves B Tp D]
+  Tensor dpooled;                  // [I D]
+  Tensor dpre;                     // [I rep]
+  Tensor dprobe, dattended;        // [leaves 1 B D]
+  Tensor dmap_q, dmap_out;         // stored [leaves 1 B D]
 };
 
 struct Activations {
@@ -137,7 +149,7 @@ struct Activations {
   bool forced = false;  ///< moe.selected and moe.slot are inputs: the choices were made elsewhere
   Tensor images;        // [I h w c]
   Tensor targets;       // [I V]
-  Tensor patches;       // [leaves 1 B*Tp patch]
+  Tensor patches;       // stored [leaves 1 B*Tp patch]
   Tensor embedded;      // [leaves 1 B*Tp D]
   Tensor positions;     // [T D]: of PositionEmbedding::sincos2d, else none
   Tensor x0;            // [leaves N D]
@@ -157,8 +169,9 @@ struct Activations {
   Tensor mix_weights;  // [leaves B m]
 };
 
-/// Lays out a pass in an arena (measuring or real); `real` is the back end's dtype. In a real arena it also fills in
+/// Lays out a pass in an arena (measuring or real). In a real arena it also fills in
 /// what is the same in every pass: the positions of sincos2d, the slots of Soft MoE. Host memory.
-Activations lay_out_activations(Arena& arena, Dtype real, const ModelConfig& config, const PassShape& shape);
+Activations lay_out_activations(Arena& arena, const PassDtypes& dtypes, const ModelConfig& config,
+                                const PassShape& shape);
 
 }  // namespace vitrail

@@ -22,12 +22,16 @@ void exchange_rounded(const Workers& workers, ConstTensor from, Tensor wire_from
   const Tensor arrived = moves(workers) ? wire_to : wire_from;
   workers.ops.from_bf16({.x = flat(arrived), .residual = {}, .y = flat(to)});
 }
+/// Rows that are stored in bfloat16 travel as they are.
+bool is_rounded(const ModelConfig& c, const ConstTensor& rows) {
+  return c.router.exchange_bf16 && rows.dtype != Dtype::bf16;
+}
 void to_owners(const Workers& workers, const ModelConfig& c, const PassScratch& s, ConstTensor home, Tensor owner) {
-  if (!c.router.exchange_bf16) return exchange(workers, home, owner);
+  if (!is_rounded(c, home)) return exchange(workers, home, owner);
   exchange_rounded(workers, home, s.wire_home, s.wire_owner, owner);
 }
 void to_home(const Workers& workers, const ModelConfig& c, const PassScratch& s, ConstTensor owner, Tensor home) {
-  if (!c.router.exchange_bf16) return exchange(workers, owner, home);
+  if (!is_rounded(c, owner)) return exchange(workers, owner, home);
   exchange_rounded(workers, owner, moves(workers) ? s.wire_owner : s.wire_home, s.wire_home, home);
 }
 

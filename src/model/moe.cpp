@@ -22,9 +22,13 @@ void add_rows_gradient(Ops& ops, const ModelConfig& c, const PassScratch& s, Con
   if (!c.router.exchange_bf16) {
     return ops.gather_rows_backward({.dy = drows, .row = row, .dresidual = dx, .dx = dx});
   }
-  const Tensor sum = s.dq.view(dx.shape);  // free in this half of the block
-  ops.gather_rows_backward({.dy = drows, .row = row, .dresidual = {}, .dx = sum});
-  ops.to_bf16({.x = flat(sum), .y = flat(s.wire_tokens)});
+  if (s.rows_home.dtype == Dtype::bf16) {
+    ops.gather_rows_backward({.dy = drows, .row = row, .dresidual = {}, .dx = rows_of(s.wire_tokens, c.width)});
+  } else {
+    const Tensor sum = s.dq.view(dx.shape);  // free in this half of the block
+    ops.gather_rows_backward({.dy = drows, .row = row, .dresidual = {}, .dx = sum});
+    ops.to_bf16({.x = flat(sum), .y = flat(s.wire_tokens)});
+  }
   ops.from_bf16({.x = flat(s.wire_tokens), .residual = flat(dx), .y = flat(dx)});
 }
 

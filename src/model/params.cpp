@@ -56,7 +56,10 @@ class TableWriter {
   std::vector<ParameterSpec> table;
 
  private:
-  void add(ParameterSpec spec) { table.push_back(std::move(spec)); }
+  void add(ParameterSpec spec) {
+    spec.product = spec.name.ends_with("/kernel") && !spec.name.ends_with("/Router/dense/kernel");
+    table.push_back(std::move(spec));
+  }
 };
 
 void write_block(TableWriter& write, const ModelConfig& c, std::int64_t block) {

@@ -26,6 +26,7 @@ struct ParameterSpec {
   double value = 0;
   std::int64_t fan_in = 1;
   std::int64_t fan_out = 1;
+  bool product = false;  ///< a factor of matrix products, which take it in Ops::stored; a router's are exact, so not it
 };
 
 /// All tensors of a model, in the order of the forward pass.

@@ -17,8 +17,8 @@ Tensor one_bias(Tensor b) { return b.view({1, b.elements()}); }
 
 /// The probe stands once in every image: a class token without patches behind it.
 Tensor probes(Tensor probe) { return probe.view({probe.shape[0], probe.shape[2], 1, probe.shape[3]}); }
-Tensor no_patches(const Activations& acts, const ModelConfig& c, Dtype real) {
-  return {nullptr, {acts.shape.leaves, acts.shape.leaf_images, 0, c.width}, real};
+Tensor no_patches(const Activations& acts, const ModelConfig& c, const Tensor& like) {
+  return {nullptr, {acts.shape.leaves, acts.shape.leaf_images, 0, c.width}, like.dtype, like.device};
 }
 /// acts.pooled and dpooled [I D] as rows of leaves.
 Tensor by_leaf(const Activations& acts, Tensor pooled) {
@@ -31,10 +31,8 @@ void map_forward(Ops& ops, const ModelConfig& c, const MapHeadParams& params, Ac
   MapActivations& m = acts.map;
   AttentionActivations& a = m.attention;
   const AttentionParams& p = params.attention;
-  ops.embed_tokens_forward({.patches = no_patches(acts, c, m.probe.dtype),
-                            .class_token = params.probe,
-                            .positions = {},
-                            .x = probes(m.probe)});
+  ops.embed_tokens_forward(
+      {.patches = no_patches(acts, c, m.probe), .class_token = params.probe, .positions = {}, .x = probes(m.probe)});
   const ConstTensor tokens = dense(acts.encoder_norm.y);
   const auto project = [&ops](ConstTensor x, Tensor w, Tensor b, Tensor y) {
     ops.linear_forward({.x = x, .w = one(w), .b = one_bias(b), .residual = {}, .y = dense(y)});
@@ -90,10 +88,14 @@ void map_backward(Ops& ops, const ModelConfig& c, const MapHeadParams& params, A
                           .dx = rows(s.dattended),
                           .dscale = gradients.norm.scale,
                           .dbias = gradients.norm.bias});
-  const Tensor dout = s.dprobe;  // until the gradient of the probes takes its place
-  ops.linear_backward(
-      {.dy = s.dattended, .x = dense(a.out), .w = p.out.w, .dresidual = {}, .dx = dout, .dw = g.out.w, .db = g.out.b});
-  attention_backward(ops, c, p, acts, {}, a, rows(dout), rows(s.dmap_q), s.dk, s.dv, g);
+  ops.linear_backward({.dy = s.dattended,
+                       .x = dense(a.out),
+                       .w = p.out.w,
+                       .dresidual = {},
+                       .dx = s.dmap_out,
+                       .dw = g.out.w,
+                       .db = g.out.b});
+  attention_backward(ops, c, p, acts, {}, a, rows(s.dmap_out), rows(s.dmap_q), s.dk, s.dv, g);
   const auto project_back = [&ops](ConstTensor dy, ConstTensor x, Tensor w, Tensor dw, Tensor db, ConstTensor dresidual,
                                    Tensor dx) {
     ops.linear_backward(
@@ -101,7 +103,7 @@ void map_backward(Ops& ops, const ModelConfig& c, const MapHeadParams& params, A
   };
   project_back(s.dmap_q, m.probe, p.wq, g.wq, g.bq, {}, s.dprobe);
   ops.embed_tokens_backward({.dx = probes(s.dprobe),
-                             .dpatches = no_patches(acts, c, s.dprobe.dtype),
+                             .dpatches = no_patches(acts, c, s.dprobe),
                              .dclass_token = gradients.probe,
                              .dpositions = {}});
   const ConstTensor tokens = dense(acts.encoder_norm.y);

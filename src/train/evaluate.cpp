@@ -17,9 +17,9 @@ Evaluator::Evaluator(const ModelConfig& config, const Layout& layout, Device& de
                         .backward = false,
                         .keep_routing = keep_routing};
   Arena measured("evaluation");
-  (void)lay_out_activations(measured, ops.real(), config, shape);
+  (void)lay_out_activations(measured, ops, config, shape);
   arena_ = std::make_unique<Arena>("evaluation", device, measured.bytes());
-  acts_ = lay_out_activations(*arena_, ops.real(), config, shape);
+  acts_ = lay_out_activations(*arena_, ops, config, shape);
 }
 
 void Evaluator::forward(const VitMoeParams& params, const Ranks& ranks, std::int64_t valid_images) {

@@ -15,6 +15,7 @@
 #include "train/flat_layout.hpp"
 #include "train/gradient_sync.hpp"
 #include "train/optimizer.hpp"
+#include "train/product_weights.hpp"
 #include "train/run_config.hpp"
 
 namespace vitrail {
@@ -77,8 +78,9 @@ class TrainState {
  public:
   std::optional<ParameterShare> dense;
   std::optional<ParameterShare> expert;
-  std::vector<Tensor> parameters;  ///< by the table; expert tensors hold this rank's experts
-  VitMoeParams params;             ///< the same memory as the layers see it
+  std::vector<Tensor> parameters;         ///< by the table; expert tensors hold this rank's experts
+  std::optional<ProductWeights> weights;  ///< to be refreshed when the parameters have changed
+  VitMoeParams params;                    ///< these as the layers see them
   VitMoeParams gradients;
   Activations acts;
   std::int64_t step = 0;  ///< optimisation steps done

@@ -41,6 +41,7 @@ void Trainer::forward_backward(const NextPass& next_pass, std::int64_t pass) {
   TrainState& s = state_;
   const ModelConfig& model = s.config.model;
   Activations& acts = s.acts;
+  if (pass == 0) s.weights->refresh(s.ops);
   acts.random =
       s.layout.randomness(model, static_cast<std::uint64_t>(s.config.seed), static_cast<std::uint64_t>(s.step), pass);
   take_images(next_pass, pass);
