@@ -48,14 +48,14 @@ struct AttentionBackwardCall {
   cudaStream_t stream;
 };
 
-void attention_forward(const AttentionForwardCall<Bfloat16>& call);
-void attention_forward(const AttentionForwardCall<float>& call);
+void run_attention_forward(const AttentionForwardCall<Bfloat16>& call);
+void run_attention_forward(const AttentionForwardCall<float>& call);
 
 /// dq, and row_sums for the gradients of keys and values: to be called first.
-void attention_backward_queries(const AttentionBackwardCall<Bfloat16>& call);
-void attention_backward_queries(const AttentionBackwardCall<float>& call);
+void run_attention_backward_queries(const AttentionBackwardCall<Bfloat16>& call);
+void run_attention_backward_queries(const AttentionBackwardCall<float>& call);
 /// dk and dv.
-void attention_backward_keys(const AttentionBackwardCall<Bfloat16>& call);
-void attention_backward_keys(const AttentionBackwardCall<float>& call);
+void run_attention_backward_keys(const AttentionBackwardCall<Bfloat16>& call);
+void run_attention_backward_keys(const AttentionBackwardCall<float>& call);
 
 }  // namespace vitrail::cuda

@@ -264,7 +264,7 @@ void start(const AttentionForwardCall<Bfloat16>& call) {
 
 }  // namespace
 
-void attention_forward(const AttentionForwardCall<Bfloat16>& call) {
+void run_attention_forward(const AttentionForwardCall<Bfloat16>& call) {
   const bool is_short = call.shape.queries <= kTileTokens && call.shape.keys <= kTileTokens;
   dispatch_width(call.shape.width, [&]<int kWidth>() {
     if (is_short) {

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <cstring>
 
 #include "base/error.hpp"
 #include "ops/cuda/attention.hpp"
@@ -60,6 +61,18 @@ template <class... Pointers>
 bool vectors_of_16_bytes(const AttentionShape& shape, const Pointers*... tensors) {
   const bool aligned = ((reinterpret_cast<std::uintptr_t>(tensors) % 16 == 0) && ...);
   return aligned && ((shape.width * static_cast<int>(sizeof(Pointers)) % 16 == 0) && ...);
+}
+
+/// A vector V at an address that is a multiple of its size, whatever the elements there are.
+template <class V>
+__device__ __forceinline__ V vector_at(const void* address) {
+  V vector;
+  std::memcpy(&vector, __builtin_assume_aligned(address, sizeof(V)), sizeof(V));
+  return vector;
+}
+template <class V>
+__device__ __forceinline__ void store_vector(void* address, const V& vector) {
+  std::memcpy(__builtin_assume_aligned(address, sizeof(V)), &vector, sizeof(V));
 }
 
 /// The fate of 32 keys of a query that follow each other: bit i of the result is set when index + i is kept.

@@ -70,7 +70,7 @@ __device__ __forceinline__ void store_rows(const Tile<kTileRows, kWidth>& from, 
     const Bfloat16* const source = &from.x[tile_row + row][column];
     Bfloat16* const target = to.token(first + row) + column;
     if (to.vectors) {
-      *reinterpret_cast<uint4*>(target) = *reinterpret_cast<const uint4*>(source);
+      store_vector(target, vector_at<uint4>(source));
     } else {
       for (int j = 0; j < kStep && column + j < to.width; ++j) target[j] = source[j];
     }
@@ -141,10 +141,9 @@ __device__ __forceinline__ void keep_results(Tile<kRows, kWidth>& to, int row, c
 #pragma unroll
   for (int n = 0; n < kWidth / 8; ++n) {
     const int column = 8 * n + lane % 4 * 2;
-    *reinterpret_cast<__nv_bfloat162*>(&to.x[row + lane / 4][column]) =
-        __float22bfloat162_rn(make_float2(d[n][0] * upper, d[n][1] * upper));
-    *reinterpret_cast<__nv_bfloat162*>(&to.x[row + lane / 4 + 8][column]) =
-        __float22bfloat162_rn(make_float2(d[n][2] * lower, d[n][3] * lower));
+    store_vector(&to.x[row + lane / 4][column], __float22bfloat162_rn(make_float2(d[n][0] * upper, d[n][1] * upper)));
+    store_vector(&to.x[row + lane / 4 + 8][column],
+                 __float22bfloat162_rn(make_float2(d[n][2] * lower, d[n][3] * lower)));
   }
 }
 
