@@ -99,16 +99,16 @@ VerbCase attention_case(const AttentionSizes& s, double scale = 1.0, double rate
   const std::string options = (scale > 2.0 ? "_sharp" : "") + (rate > 0 ? text("_dropout_", 100 * rate) : "");
   return {case_name("attention", {s.leaves, s.images, s.queries, s.tokens, s.heads, s.width}) + options,
           [=](Ops& ops) -> std::vector<OwnedTensor> {
-            const Dtype real = ops.real();
+            const Dtype stored = ops.stored();
             const Shape of_q{s.leaves, s.images, s.queries, s.heads, s.width};
             const Shape of_k{s.leaves, s.images, s.tokens, s.heads, s.width};
-            const auto q = random_tensor(real, of_q, 1, scale);
-            const auto k = random_tensor(real, of_k, 2);
-            const auto v = random_tensor(real, of_k, 3);
-            const auto dout = random_tensor(real, of_q, 4);
+            const auto q = random_tensor(stored, of_q, 1, scale);
+            const auto k = random_tensor(stored, of_k, 2);
+            const auto v = random_tensor(stored, of_k, 3);
+            const auto dout = random_tensor(stored, of_q, 4);
             const DropoutDraw dropout{.rate = rate, .seed = 11, .step = 12, .layer = 13, .first = 14};
-            OwnedTensor out(real, of_q), lse(real, {s.leaves, s.images, s.heads, s.queries}), dq(real, of_q),
-                dk(real, of_k), dv(real, of_k);
+            OwnedTensor out(stored, of_q), lse(ops.real(), {s.leaves, s.images, s.heads, s.queries}), dq(stored, of_q),
+                dk(stored, of_k), dv(stored, of_k);
             ops.attention_forward({.q = q, .k = k, .v = v, .dropout = dropout, .out = out, .log_sum_exp = lse});
             ops.attention_backward({.dout = dout,
                                     .q = q,
@@ -203,7 +203,9 @@ std::vector<VerbCase> token_cases() {
        {AttentionSizes{1, 0, 5, 5, 2, 4}, AttentionSizes{1, 1, 1, 1, 1, 1}, AttentionSizes{2, 3, 7, 7, 3, 5},
         AttentionSizes{1, 2, 50, 50, 4, 16}, AttentionSizes{1, 1, 33, 33, 2, 64}, AttentionSizes{1, 1, 257, 257, 1, 80},
         AttentionSizes{1, 1, 129, 129, 1, 88}, AttentionSizes{2, 3, 1, 7, 3, 5}, AttentionSizes{1, 2, 7, 1, 2, 3},
-        AttentionSizes{1, 2, 0, 7, 2, 3}, AttentionSizes{1, 1, 33, 257, 2, 16}, AttentionSizes{1, 1, 257, 33, 2, 16}}) {
+        AttentionSizes{1, 2, 0, 7, 2, 3}, AttentionSizes{1, 1, 33, 257, 2, 16}, AttentionSizes{1, 1, 257, 33, 2, 16},
+        AttentionSizes{2, 2, 65, 65, 2, 32}, AttentionSizes{1, 1, 197, 197, 2, 64},
+        AttentionSizes{1, 1, 64, 129, 1, 96}, AttentionSizes{1, 1, 70, 70, 1, 136}}) {
     cases.push_back(attention_case(s));
     cases.push_back(attention_case(s, 1.0, 0.3));
   }
