@@ -1,6 +1,7 @@
 #include "apps/machine.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <set>
 
 #include <unistd.h>
@@ -11,7 +12,9 @@ namespace vitrail {
 
 namespace {
 
+/// By which ranks know whether they are on one node. NCCL goes by the same variable.
 std::string host_name() {
+  if (const char* given = std::getenv("NCCL_HOSTID"); given != nullptr && *given != '\0') return given;
   char name[256] = {};
   return gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
 }
