@@ -5,9 +5,9 @@
 #   tests/run.sh --long     those too, and clang-tidy over every file
 #
 # In this order, and the first failure ends it: packages, format, floors, clang-tidy on what changed, the builds
-# (dev: all; release: the programs; sanitize: the unit tests of the rooms named below), the unit tests under the
-# address and undefined-behaviour sanitizers, then all tests of the dev build. Folders: build/dev, build/release,
-# build/sanitize; what is built already is kept. ccache is used where it is installed.
+# (dev: all; release: the programs; sanitize: the unit tests of the rooms named below and of the emulated GPU), the
+# unit tests under the address and undefined-behaviour sanitizers, then all tests of the dev build. Folders: build/dev,
+# build/release, build/sanitize; what is built already is kept. ccache is used where it is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec </dev/null
@@ -54,6 +54,7 @@ sanitized_targets=()
 for room in $sanitized_rooms; do
   if compgen -G "tests/$room/test_*.cpp" >/dev/null; then sanitized_targets+=("test_$room"); fi
 done
+sanitized_targets+=(test_emulated test_cuda_emulated)
 
 step "packages" jobs/install_dependencies.sh test
 step "format" tests/check_format.sh
