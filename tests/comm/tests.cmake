@@ -13,3 +13,11 @@ add_test(NAME comm.failing_ranks
                  ${launch})
 set_tests_properties(comm.failing_ranks PROPERTIES TIMEOUT 300 LABELS ranks PROCESSORS 2
                      ENVIRONMENT "${ranks_environment}")
+
+# Device memory: with a GPU, or the emulation of one.
+if(TARGET ranks_comm AND TARGET vitrail_cuda_emulated)
+  target_link_libraries(ranks_comm PRIVATE vitrail_cuda_emulated)
+  target_compile_definitions(ranks_comm PRIVATE VITRAIL_TEST_DEVICE)
+elseif(TARGET ranks_comm AND vitrail_gpu)
+  target_compile_definitions(ranks_comm PRIVATE VITRAIL_TEST_DEVICE VITRAIL_TEST_NCCL)
+endif()
