@@ -5,7 +5,7 @@
 
 namespace vitrail {
 
-/// exp2f per second on all of a GPU, measured in some milliseconds. Error (other) for a device that is no GPU.
+/// exp2_approx per second on all of a GPU, measured in some milliseconds. Error (other) for a device that is no GPU.
 double exponentials_per_second(Device& gpu);
 
 }  // namespace vitrail

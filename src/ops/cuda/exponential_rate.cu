@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kThreads) exponentials_kernel(float* sums, int
   for (int i = 0; i < kChains; ++i) x[i] = 0.125f * static_cast<float>(i);
   for (int round = 0; round < rounds; ++round) {
 #pragma unroll
-    for (int i = 0; i < kChains; ++i) x[i] = exp2f(-x[i]);
+    for (int i = 0; i < kChains; ++i) x[i] = exp2_approx(-x[i]);
   }
   float sum = 0;
 #pragma unroll
