@@ -346,7 +346,7 @@ golden_files=("$golden"/*.h5 "$golden"/second/*.h5)
 model_files=("$golden"/model_*.h5 "$golden"/second/model_*.h5 "$golden"/router_*.h5)
 shopt -u nullglob
 if [ -x "$test_cuda" ]; then
-  runs gpu-tests 150 "$test_cuda" --gtest_output="json:$parts/gpu-tests.json" --gtest_brief=1
+  runs gpu-tests 150 "$test_cuda" --gtest_filter="*Cuda*" --gtest_output="json:$parts/gpu-tests.json" --gtest_brief=1
 else
   skip gpu-tests "test_cuda is not there"
 fi
