@@ -12,12 +12,13 @@ namespace vitrail {
 namespace {
 
 /// slot and combine_weight as the files have them: -1 and 0 for the dropped.
-void add_choices(const MoeActivations& moe, std::int64_t capacity, const std::string& at, GoldenQuantities& out) {
-  out[at + "selected_expert"] = golden_quantity(moe.selected);
-  out[at + "slot_unclipped"] = golden_quantity(moe.slot);
-  out[at + "topk_gate"] = golden_quantity(moe.gate);
-  GoldenQuantity slot = golden_quantity(moe.slot);
-  GoldenQuantity weight = golden_quantity(moe.gate);
+void add_choices(Device& device, const MoeActivations& moe, std::int64_t capacity, const std::string& at,
+                 GoldenQuantities& out) {
+  out[at + "selected_expert"] = golden_quantity(device, moe.selected);
+  out[at + "slot_unclipped"] = golden_quantity(device, moe.slot);
+  out[at + "topk_gate"] = golden_quantity(device, moe.gate);
+  GoldenQuantity slot = golden_quantity(device, moe.slot);
+  GoldenQuantity weight = golden_quantity(device, moe.gate);
   std::int64_t dropped = 0;
   for (std::size_t i = 0; i < slot.values.size(); ++i) {
     if (slot.values[i] < static_cast<double>(capacity)) continue;
@@ -34,41 +35,44 @@ void add_choices(const MoeActivations& moe, std::int64_t capacity, const std::st
 /// What came out of the sparse layer of a block, under "moe/<block>/".
 void add_moe(GoldenPass& pass, std::int64_t block, Mode mode, GoldenQuantities& out) {
   const ModelConfig& c = pass.config();
+  Device& device = pass.device();
   const BlockActivations& acts = pass.acts().blocks[static_cast<std::size_t>(block)];
   const MoeActivations& moe = acts.moe;
   const std::string at = "moe/" + block_name(block) + "/";
-  out[at + "gates_clean"] = golden_quantity(moe.gates_clean);
-  out[at + "importance_loss"] = golden_quantity(moe.importance);
-  out[at + "gshard_loss"] = golden_quantity(moe.gshard);
+  out[at + "gates_clean"] = golden_quantity(device, moe.gates_clean);
+  out[at + "importance_loss"] = golden_quantity(device, moe.importance);
+  out[at + "gshard_loss"] = golden_quantity(device, moe.gshard);
   const std::vector<double> auxiliary = pass.auxiliary_loss(block, mode);
   out[at + "auxiliary_loss"] = {auxiliary, {static_cast<std::int64_t>(auxiliary.size())}};
   if (c.router.kind == RouterKind::experts_choice) {
-    add_experts_choice(moe.slot, moe.gates, c.slots(), at, out);
+    add_experts_choice(device, moe.slot, moe.gates, c.slots(), at, out);
   } else {
-    add_choices(moe, c.slots(), at, out);
+    add_choices(device, moe, c.slots(), at, out);
   }
   if (mode == Mode::evaluation) return;
-  out[at + "gates_noisy"] = golden_quantity(moe.gates);
-  if (pass.noisy()) out[at + "load_loss"] = golden_quantity(moe.load);
-  GoldenQuantity layer = golden_quantity(acts.x, {pass.acts().shape.leaf_images, c.tokens(), c.width});
-  const std::vector<double> residual = to_doubles(acts.middle);
+  out[at + "gates_noisy"] = golden_quantity(device, moe.gates);
+  if (pass.noisy()) out[at + "load_loss"] = golden_quantity(device, moe.load);
+  GoldenQuantity layer = golden_quantity(device, acts.x, {pass.acts().shape.leaf_images, c.tokens(), c.width});
+  const std::vector<double> residual = pass.values(acts.middle);
   for (std::size_t i = 0; i < residual.size(); ++i) layer.values[i] -= residual[i];
   out[at + "layer_output"] = std::move(layer);
 }
 
 GoldenQuantities training_outputs(GoldenPass& pass) {
   const ModelConfig& c = pass.config();
+  Device& device = pass.device();
   Activations& acts = pass.acts();
   const Shape stream{acts.shape.leaf_images, c.tokens(), c.width};
   GoldenQuantities out;
-  out["logits"] = golden_quantity(acts.logits);
+  out["logits"] = golden_quantity(device, acts.logits);
   out["loss_main"] = golden_quantity(pass.mean_loss());
   out["auxiliary_loss"] = golden_quantity(pass.auxiliary_loss(Mode::training));
   out["total_loss"] = golden_quantity(pass.mean_loss() + pass.auxiliary_loss(Mode::training));
-  out["encoded"] = golden_quantity(acts.encoder_norm.y, stream);
-  out["pre_logits_linear"] = golden_quantity(c.representation > 0 ? acts.pre_linear : acts.pre_logits);
+  out["encoded"] = golden_quantity(device, acts.encoder_norm.y, stream);
+  out["pre_logits_linear"] = golden_quantity(device, c.representation > 0 ? acts.pre_linear : acts.pre_logits);
   for (std::int64_t block = 0; block < c.blocks; ++block) {
-    out["blocks/" + block_name(block)] = golden_quantity(acts.blocks[static_cast<std::size_t>(block)].x, stream);
+    out["blocks/" + block_name(block)] =
+        golden_quantity(device, acts.blocks[static_cast<std::size_t>(block)].x, stream);
   }
   for (const std::int64_t block : c.moe_blocks) add_moe(pass, block, Mode::training, out);
   return out;
@@ -76,7 +80,7 @@ GoldenQuantities training_outputs(GoldenPass& pass) {
 
 GoldenQuantities evaluation_outputs(GoldenPass& pass) {
   GoldenQuantities out;
-  out["logits"] = golden_quantity(pass.acts().logits);
+  out["logits"] = golden_quantity(pass.device(), pass.acts().logits);
   out["loss_main"] = golden_quantity(pass.mean_loss());
   for (const std::int64_t block : pass.config().moe_blocks) add_moe(pass, block, Mode::evaluation, out);
   return out;
@@ -95,8 +99,8 @@ std::vector<std::string> required(const ModelConfig& c, std::vector<std::string>
 }
 
 void read_batch(const GoldenFile& file, GoldenPass& pass) {
-  file.read("/batch/images", pass.acts().images);
-  file.read("/batch/labels", pass.acts().targets);
+  file.read("/batch/images", pass.device(), pass.acts().images);
+  file.read("/batch/labels", pass.device(), pass.acts().targets);
 }
 
 /// Where rows travel in bfloat16, f32 may round a value on the boundary between two the other way: by 2^-8 of it.
@@ -109,14 +113,6 @@ GoldenTolerances tolerances_of(const Ops& ops, const GoldenModel& golden) {
   return tolerances;
 }
 
-void read_integers(const GoldenFile& file, const std::string& dataset, Tensor to) {
-  const std::vector<double> values = file.reals(dataset);
-  VITRAIL_EXPECT(std::ssize(values) == to.elements(), ExitCode::data, text(dataset, " has ", values.size(), " entries"),
-                 text("the model needs ", to.elements()), "");
-  std::transform(values.begin(), values.end(), to.as<std::int32_t>(),
-                 [](double value) { return static_cast<std::int32_t>(value); });
-}
-
 /// The choices of the file instead of one's own; `at` is "/out" or "/eval".
 void force_routing(const GoldenFile& file, const std::string& at, GoldenPass& pass) {
   const ModelConfig& c = pass.config();
@@ -124,10 +120,10 @@ void force_routing(const GoldenFile& file, const std::string& at, GoldenPass& pa
     const MoeActivations& moe = pass.acts().blocks[static_cast<std::size_t>(block)].moe;
     const std::string group = at + "/moe/" + block_name(block) + "/";
     if (c.router.kind == RouterKind::experts_choice) {
-      choices_of_experts(file.reals(group + "ec_token"), moe.selected, moe.slot);
+      choices_of_experts(file.reals(group + "ec_token"), pass.device(), moe.selected, moe.slot);
     } else {
-      read_integers(file, group + "selected_expert", moe.selected);
-      read_integers(file, group + "slot_unclipped", moe.slot);
+      file.read_integers(group + "selected_expert", pass.device(), moe.selected);
+      file.read_integers(group + "slot_unclipped", pass.device(), moe.slot);
     }
   }
   pass.acts().forced = true;
@@ -140,7 +136,7 @@ void report_decisions(const GoldenFile& file, const std::string& at, GoldenPass&
     const MoeActivations& moe = pass.acts().blocks[static_cast<std::size_t>(block)].moe;
     const std::string group = at + "/moe/" + block_name(block) + "/";
     const std::vector<double> computed =
-        experts_choose ? tokens_of_experts(moe.slot, pass.config().slots()) : to_doubles(moe.selected);
+        experts_choose ? tokens_of_experts(pass.device(), moe.slot, pass.config().slots()) : pass.values(moe.selected);
     const std::string name = group + (experts_choose ? "ec_token" : "selected_expert");
     report.equal_share(name, computed, file.reals(name));
   }
@@ -165,7 +161,7 @@ void compare_gradients(const GoldenFile& file, const std::vector<ParameterSpec>&
   double largest = 0;
   for (std::size_t i = 0; i < table.size(); ++i) {
     names.push_back(table[i].name);
-    computed[table[i].name] = golden_gradient(gradients.tensors()[i]);
+    computed[table[i].name] = golden_gradient(gradients.device(), gradients.tensors()[i]);
     if (!file.h5().has("/grads/" + table[i].name)) continue;
     largest = std::max(largest, largest_magnitude(file.reals("/grads/" + table[i].name)));
   }
@@ -194,7 +190,8 @@ void run_golden_model(const GoldenBackend& backend, const GoldenFile& file, Gold
   read_batch(file, training);
   if (training.noisy()) {
     for (const std::int64_t block : golden.training.moe_blocks) {
-      file.read("/noise/" + block_name(block), training.acts().blocks[static_cast<std::size_t>(block)].moe.noise);
+      file.read("/noise/" + block_name(block), backend.device,
+                training.acts().blocks[static_cast<std::size_t>(block)].moe.noise);
     }
   }
   forward(backend, file, "/out", training, table, parameters, Mode::training, golden.loss, report);

@@ -22,6 +22,7 @@ class FlatParameters {
  public:
   FlatParameters(Device& device, Dtype real, const std::vector<ParameterSpec>& table);
 
+  [[nodiscard]] Device& device() const noexcept { return device_; }
   [[nodiscard]] const FlatLayout& dense_layout() const noexcept { return dense_layout_; }
   [[nodiscard]] const FlatLayout& expert_layout() const noexcept { return expert_layout_; }
   [[nodiscard]] Tensor dense() const noexcept { return dense_; }
@@ -32,6 +33,7 @@ class FlatParameters {
   [[nodiscard]] double norm(Ops& ops) const;
 
  private:
+  Device& device_;
   FlatLayout dense_layout_, expert_layout_;
   std::unique_ptr<Arena> arena_;
   Tensor dense_, expert_;
@@ -50,6 +52,7 @@ class GoldenPass {
 
   [[nodiscard]] Activations& acts() noexcept { return acts_; }
   [[nodiscard]] const ModelConfig& config() const noexcept { return config_; }
+  [[nodiscard]] Device& device() const noexcept { return device_; }
   /// Does its training pass draw noise?
   [[nodiscard]] bool noisy() const noexcept { return config_.router.noise_std > 0; }
 
@@ -60,6 +63,8 @@ class GoldenPass {
   void backward(const std::vector<ParameterSpec>& table, const FlatParameters& parameters, double group_scale,
                 const FlatParameters& gradients);
 
+  /// The values of one of its tensors.
+  [[nodiscard]] std::vector<double> values(ConstTensor tensor) const;
   [[nodiscard]] double mean_loss() const;
   /// Weighted auxiliary loss of every group of a block.
   [[nodiscard]] std::vector<double> auxiliary_loss(std::int64_t block, Mode mode) const;
@@ -68,6 +73,7 @@ class GoldenPass {
 
  private:
   Ops& ops_;
+  Device& device_;
   ModelConfig config_;
   std::unique_ptr<Communicator> self_;
   std::unique_ptr<Arena> arena_;

@@ -1,13 +1,42 @@
 #include "device/cuda/check.hpp"
 
+#include <string_view>
+
 namespace vitrail::cuda {
+
+namespace {
+
+// Kernels run later than they are started, so a failing one is noticed by some later call.
+bool of_an_earlier_kernel(cudaError_t rc) {
+  return rc == cudaErrorIllegalAddress || rc == cudaErrorMisalignedAddress || rc == cudaErrorLaunchFailure ||
+         rc == cudaErrorLaunchTimeout;
+}
+
+}  // namespace
 
 void check(cudaError_t rc, std::source_location where) {
   if (rc == cudaSuccess) return;
-  const bool memory = rc == cudaErrorMemoryAllocation;
-  fail(memory ? ExitCode::usage : ExitCode::other,
-       {text("CUDA failed with ", cudaGetErrorName(rc), " at ", where.file_name(), ":", where.line()),
-        cudaGetErrorString(rc), memory ? "Use more GPUs, a smaller leaf or a smaller model" : ""});
+  std::string_view file = where.file_name();
+  file.remove_prefix(file.rfind('/') + 1);  // npos + 1 is 0
+  const std::string said = text("CUDA failed with ", cudaGetErrorName(rc), " [", cudaGetErrorString(rc), "]");
+  const std::string place = text("at ", file, ":", where.line());
+  if (rc == cudaErrorMemoryAllocation) {
+    fail(ExitCode::usage, {said, place, "Use more GPUs, fewer leaves per pass, a smaller leaf or a smaller model"},
+         where);
+  }
+  if (rc == cudaErrorNoKernelImageForDevice) {
+    fail(ExitCode::usage,
+         {said, text("this build has no code for this GPU; ", place),
+          "Build with -DCMAKE_CUDA_ARCHITECTURES=80;90;100, or the compute capability of this GPU (Spack: cuda_arch)"},
+         where);
+  }
+  if (of_an_earlier_kernel(rc)) {
+    fail(ExitCode::other,
+         {said, text("seen ", place, ", but an earlier kernel may have done it"),
+          "Run again with CUDA_LAUNCH_BLOCKING=1, which names the verb; compute-sanitizer names the access"},
+         where);
+  }
+  fail(ExitCode::other, {said, place, ""}, where);
 }
 
 }  // namespace vitrail::cuda

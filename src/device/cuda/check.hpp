@@ -9,8 +9,9 @@
 
 namespace vitrail::cuda {
 
-/// Throws an Error that names the failed call's place when rc is not cudaSuccess: exit code usage when memory ran out,
-/// else other. What is not the caller's fault (an error of an earlier kernel) shows up here too: the text says so.
+/// Throws an Error that names the failed call's place when rc is not cudaSuccess: exit code usage when memory ran out
+/// or this build has no code for this GPU, else other. What is not the caller's fault (an error of an earlier kernel)
+/// shows up here too: the text says so.
 void check(cudaError_t rc, std::source_location where = std::source_location::current());
 
 }  // namespace vitrail::cuda
