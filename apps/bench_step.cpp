@@ -74,11 +74,10 @@ class SyntheticBatch {
     }
   }
 
-  void next(Activations& acts) {
+  void next(Tensor raw_images, Tensor labels) {
     const std::int64_t first = pass_ * layout_.pass_images();
-    std::memcpy(acts.raw_images.data, images_.data() + first * image_bytes_,
-                static_cast<std::size_t>(acts.raw_images.bytes()));
-    std::memcpy(acts.labels.data, labels_.data() + first, static_cast<std::size_t>(acts.labels.bytes()));
+    std::memcpy(raw_images.data, images_.data() + first * image_bytes_, static_cast<std::size_t>(raw_images.bytes()));
+    std::memcpy(labels.data, labels_.data() + first, static_cast<std::size_t>(labels.bytes()));
     pass_ = (pass_ + 1) % layout_.passes();
   }
 
@@ -149,7 +148,7 @@ Result run_steps(const Settings& s, TrainState& state, Communicator& world, Coun
   Trainer trainer(state, 1 + s.warmup + s.steps);
   SyntheticBatch batch(state);
   const ParameterSample sample(state);
-  const NextPass next_pass = [&](Activations& acts) { batch.next(acts); };
+  const NextPass next_pass = [&](Tensor raw_images, Tensor labels) { batch.next(raw_images, labels); };
   Result result;
   trainer.warm_up();
   result.loss_first = trainer.step(next_pass).metrics.total_loss();

@@ -78,9 +78,9 @@ GoldenPass::GoldenPass(const GoldenBackend& backend, const ModelConfig& config, 
   // With `backward` every block keeps its activations, in evaluation too: the files show them all.
   const PassShape shape{.leaves = 1, .leaf_images = images, .expert_parallel = 1, .backward = true};
   Arena measured("golden pass");
-  (void)lay_out_activations(measured, ops_, config, shape);
+  (void)lay_out_activations(measured, device_, ops_, config, shape);
   arena_ = std::make_unique<Arena>("golden pass", backend.device, measured.bytes());
-  acts_ = lay_out_activations(*arena_, ops_, config, shape);
+  acts_ = lay_out_activations(*arena_, device_, ops_, config, shape);
 }
 
 void GoldenPass::forward(const std::vector<ParameterSpec>& table, const FlatParameters& parameters, Mode mode,
