@@ -5,6 +5,7 @@
 #include "apps/golden_experts_choice.hpp"
 #include "apps/golden_kinds.hpp"
 #include "apps/golden_run.hpp"
+#include "apps/golden_update.hpp"
 #include "device/host_values.hpp"
 
 namespace vitrail {
@@ -143,19 +144,22 @@ void report_decisions(const GoldenFile& file, const std::string& at, GoldenPass&
 }
 
 /// One pass, with the routing of the file where the back end needs it.
-void forward(const GoldenBackend& backend, const GoldenFile& file, const std::string& at, GoldenPass& pass,
-             const std::vector<ParameterSpec>& table, const FlatParameters& parameters, Mode mode, Loss loss,
-             GoldenReport& report) {
+void forward(const GoldenBackend& backend, const GoldenFile& file, const std::string& at, GoldenPass& pass, Mode mode,
+             Loss loss, GoldenReport& report) {
   const double image_scale = 1.0 / static_cast<double>(pass.acts().shape.leaf_images);
-  pass.forward(table, parameters, mode, loss, image_scale);
+  pass.forward(mode, loss, image_scale);
   if (!backend.force_routing || pass.config().moe_blocks.empty()) return;
   report_decisions(file, at, pass, report);
   force_routing(file, at, pass);
-  pass.forward(table, parameters, mode, loss, image_scale);
+  pass.forward(mode, loss, image_scale);
 }
 
-void compare_gradients(const GoldenFile& file, const std::vector<ParameterSpec>& table, const FlatParameters& gradients,
-                       const GoldenTolerances& tolerances, GoldenReport& report) {
+/// Gradients that are zero in exact arithmetic are sums of what rounding leaves. Where the summands are kept in bf16
+/// that is no small part of the file's own rest, and only shown.
+void compare_gradients(const GoldenBackend& backend, const GoldenFile& file, const std::vector<ParameterSpec>& table,
+                       const FlatParameters& gradients, const GoldenTolerances& tolerances, GoldenReport& report) {
+  const bool rests_are_large = backend.ops.stored() == Dtype::bf16;
+  std::vector<std::string> shown;
   GoldenQuantities computed;
   std::vector<std::string> names;
   double largest = 0;
@@ -163,12 +167,17 @@ void compare_gradients(const GoldenFile& file, const std::vector<ParameterSpec>&
     names.push_back(table[i].name);
     computed[table[i].name] = golden_gradient(gradients.device(), gradients.tensors()[i]);
     if (!file.h5().has("/grads/" + table[i].name)) continue;
+    if (rests_are_large && has_zero_gradient(table[i].name)) {
+      shown.push_back(table[i].name);
+      report.zero_gradient("/grads/" + table[i].name, computed[table[i].name].values,
+                           file.reals("/grads/" + table[i].name));
+    }
     largest = std::max(largest, largest_magnitude(file.reals("/grads/" + table[i].name)));
   }
   const auto scale = [largest](const std::vector<double>& expected) {
     return std::max(largest_magnitude(expected), 1e-3 * largest);
   };
-  file.compare({.name = "/grads", .required = names, .scale = scale}, computed, tolerances, report);
+  file.compare({.name = "/grads", .required = names, .inputs = shown, .scale = scale}, computed, tolerances, report);
 }
 
 }  // namespace
@@ -186,7 +195,7 @@ void run_golden_model(const GoldenBackend& backend, const GoldenFile& file, Gold
   const FlatParameters gradients(backend.device, backend.ops.real(), table);
   read_parameters(file, "/params", table, parameters);
 
-  GoldenPass training(backend, golden.training, golden.batch);
+  GoldenPass training(backend, golden.training, golden.batch, table, parameters);
   read_batch(file, training);
   if (training.noisy()) {
     for (const std::int64_t block : golden.training.moe_blocks) {
@@ -194,7 +203,7 @@ void run_golden_model(const GoldenBackend& backend, const GoldenFile& file, Gold
                 training.acts().blocks[static_cast<std::size_t>(block)].moe.noise);
     }
   }
-  forward(backend, file, "/out", training, table, parameters, Mode::training, golden.loss, report);
+  forward(backend, file, "/out", training, Mode::training, golden.loss, report);
   file.compare(
       {.name = "/out", .required = required(golden.training, {"logits", "loss_main", "auxiliary_loss", "total_loss"})},
       training_outputs(training), tolerances, report);
@@ -202,12 +211,12 @@ void run_golden_model(const GoldenBackend& backend, const GoldenFile& file, Gold
                             ? 1.0
                             : static_cast<double>(golden.batch * golden.training.tokens()) /
                                   static_cast<double>(golden.training.group_tokens());
-  training.backward(table, parameters, 1.0 / groups, gradients);
-  compare_gradients(file, table, gradients, tolerances, report);
+  training.backward(1.0 / groups, gradients);
+  compare_gradients(backend, file, table, gradients, tolerances, report);
 
-  GoldenPass evaluation(backend, golden.evaluation, golden.batch);
+  GoldenPass evaluation(backend, golden.evaluation, golden.batch, table, parameters);
   read_batch(file, evaluation);
-  forward(backend, file, "/eval", evaluation, table, parameters, Mode::evaluation, golden.loss, report);
+  forward(backend, file, "/eval", evaluation, Mode::evaluation, golden.loss, report);
   file.compare({.name = "/eval", .required = required(golden.evaluation, {"logits", "loss_main"})},
                evaluation_outputs(evaluation), tolerances, report);
 }

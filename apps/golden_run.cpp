@@ -70,30 +70,40 @@ void read_parameters(const GoldenFile& file, const std::string& group, const std
   }
 }
 
-GoldenPass::GoldenPass(const GoldenBackend& backend, const ModelConfig& config, std::int64_t images)
-    : ops_(backend.ops), device_(backend.device), config_(config), self_(make_self_communicator()) {
+GoldenPass::GoldenPass(const GoldenBackend& backend, const ModelConfig& config, std::int64_t images,
+                       const std::vector<ParameterSpec>& table, const FlatParameters& parameters)
+    : ops_(backend.ops),
+      device_(backend.device),
+      config_(config),
+      table_(table),
+      self_(make_self_communicator(&backend.device)) {
   if (!config.moe_blocks.empty() && images * config.tokens() % config.group_tokens() != 0) {
     throw Unsupported(text(images, " images of ", config.tokens(), " tokens in groups of ", config.group_tokens()));
   }
   // With `backward` every block keeps its activations, in evaluation too: the files show them all.
   const PassShape shape{.leaves = 1, .leaf_images = images, .expert_parallel = 1, .backward = true};
+  std::vector<ProductWeights::Share> shares{{parameters.dense_layout(), parameters.dense()}};
+  if (parameters.expert().elements() > 0) shares.push_back({parameters.expert_layout(), parameters.expert()});
+  const auto lay_out = [&](Arena& arena) {
+    acts_ = lay_out_activations(arena, device_, ops_, config, shape);
+    weights_.emplace(arena, ops_, table, shares);
+  };
   Arena measured("golden pass");
-  (void)lay_out_activations(measured, device_, ops_, config, shape);
+  lay_out(measured);
   arena_ = std::make_unique<Arena>("golden pass", backend.device, measured.bytes());
-  acts_ = lay_out_activations(*arena_, device_, ops_, config, shape);
+  lay_out(*arena_);
 }
 
-void GoldenPass::forward(const std::vector<ParameterSpec>& table, const FlatParameters& parameters, Mode mode,
-                         Loss loss, double image_scale) {
-  const VitMoeParams bound = bind_params(config_, table, parameters.tensors());
+void GoldenPass::forward(Mode mode, Loss loss, double image_scale) {
+  weights_->refresh(ops_);
+  const VitMoeParams bound = bind_params(config_, table_, weights_->tensors());
   vit_moe_forward({ops_, *self_}, config_, bound, mode, acts_);
   vit_moe_loss(ops_, loss, image_scale, mode == Mode::training, acts_);
 }
 
-void GoldenPass::backward(const std::vector<ParameterSpec>& table, const FlatParameters& parameters, double group_scale,
-                          const FlatParameters& gradients) {
-  const VitMoeParams bound = bind_params(config_, table, parameters.tensors());
-  VitMoeParams bound_gradients = bind_params(config_, table, gradients.tensors());
+void GoldenPass::backward(double group_scale, const FlatParameters& gradients) {
+  const VitMoeParams bound = bind_params(config_, table_, weights_->tensors());
+  VitMoeParams bound_gradients = bind_params(config_, table_, gradients.tensors());
   vit_moe_backward({ops_, *self_}, config_, bound, group_scale, acts_, bound_gradients);
 }
 

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "device/arena.hpp"
 #include "model/vit_moe.hpp"
 #include "train/flat_layout.hpp"
+#include "train/product_weights.hpp"
 
 namespace vitrail {
 
@@ -48,7 +50,9 @@ void read_parameters(const GoldenFile& file, const std::string& group, const std
 /// The activations of a pass and what runs it.
 class GoldenPass {
  public:
-  GoldenPass(const GoldenBackend& backend, const ModelConfig& config, std::int64_t images);
+  /// Of a model with these parameters, which must outlive it, as the table.
+  GoldenPass(const GoldenBackend& backend, const ModelConfig& config, std::int64_t images,
+             const std::vector<ParameterSpec>& table, const FlatParameters& parameters);
 
   [[nodiscard]] Activations& acts() noexcept { return acts_; }
   [[nodiscard]] const ModelConfig& config() const noexcept { return config_; }
@@ -57,11 +61,9 @@ class GoldenPass {
   [[nodiscard]] bool noisy() const noexcept { return config_.router.noise_std > 0; }
 
   /// acts().images, targets and noise -> everything that a forward pass gives, and the loss per image.
-  void forward(const std::vector<ParameterSpec>& table, const FlatParameters& parameters, Mode mode, Loss loss,
-               double image_scale);
+  void forward(Mode mode, Loss loss, double image_scale);
   /// Then: the gradients of image_scale * sum of losses + group_scale * sum of auxiliary losses.
-  void backward(const std::vector<ParameterSpec>& table, const FlatParameters& parameters, double group_scale,
-                const FlatParameters& gradients);
+  void backward(double group_scale, const FlatParameters& gradients);
 
   /// The values of one of its tensors.
   [[nodiscard]] std::vector<double> values(ConstTensor tensor) const;
@@ -75,9 +77,11 @@ class GoldenPass {
   Ops& ops_;
   Device& device_;
   ModelConfig config_;
+  const std::vector<ParameterSpec>& table_;
   std::unique_ptr<Communicator> self_;
   std::unique_ptr<Arena> arena_;
   Activations acts_;
+  std::optional<ProductWeights> weights_;
 };
 
 /// "encoderblock_3".

@@ -47,8 +47,6 @@ struct Trainer {
   const GoldenFile& file;
   const GoldenModel& golden;
   std::int64_t microsteps;
-  const std::vector<ParameterSpec>& table;
-  const FlatParameters& parameters;
   const FlatParameters& gradients;       ///< of the step
   const FlatParameters& pass_gradients;  ///< of one micro-batch
   GoldenPass& pass;
@@ -76,8 +74,8 @@ void run_step(const Trainer& t, std::int64_t step, Metrics& sums) {
       from_doubles(t.file.reals_at("/noise/" + block_name(block), step), device,
                    t.pass.acts().blocks[static_cast<std::size_t>(block)].moe.noise);
     }
-    t.pass.forward(t.table, t.parameters, Mode::training, t.golden.loss, 1.0 / static_cast<double>(t.golden.batch));
-    t.pass.backward(t.table, t.parameters, 1.0 / groups, t.pass_gradients);
+    t.pass.forward(Mode::training, t.golden.loss, 1.0 / static_cast<double>(t.golden.batch));
+    t.pass.backward(1.0 / groups, t.pass_gradients);
     accumulate(t.backend.ops, t.pass_gradients, t.gradients);
     add_metrics(t.pass, sums);
   }
@@ -102,9 +100,9 @@ void run_golden_trajectory(const GoldenBackend& backend, const GoldenFile& file,
   const FlatParameters gradients(backend.device, real, table);
   const FlatParameters pass_gradients(backend.device, real, table);
   read_parameters(file, "/params", table, parameters);
-  GoldenPass pass(backend, golden.training, golden.batch / microsteps);
+  GoldenPass pass(backend, golden.training, golden.batch / microsteps, table, parameters);
   GoldenUpdate update(backend, optimizer, table, parameters);
-  const Trainer trainer{backend, file, golden, microsteps, table, parameters, gradients, pass_gradients, pass};
+  const Trainer trainer{backend, file, golden, microsteps, gradients, pass_gradients, pass};
 
   GoldenTrajectory trajectory(file, table);
   GoldenQuantities metrics;

@@ -14,7 +14,7 @@ set -euo pipefail
 build=(g++ cmake ninja-build pkg-config libopenmpi-dev openmpi-bin libhdf5-dev libboost-program-options-dev
   libdnnl-dev ocl-icd-opencl-dev libhwy-dev libeigen3-dev nlohmann-json3-dev libssl-dev zlib1g-dev)
 quickstart=("${build[@]}" dataset-fashion-mnist)
-test=("${quickstart[@]}" git python3 libgtest-dev clang-format clang-tidy libomp-dev)
+test=("${quickstart[@]}" git python3 libgtest-dev libboost-context-dev clang-format clang-tidy libomp-dev)
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; }
 

@@ -11,8 +11,8 @@ namespace {
 
 std::string described(ConstTensor tensor) { return text(name_of(tensor.dtype), " ", tensor.shape.str()); }
 
-void check_memory(ConstTensor tensor) {
-  VITRAIL_EXPECT(tensor.device == DeviceKind::cpu, ExitCode::other,
+void check_memory(ConstTensor tensor, Reach reach) {
+  VITRAIL_EXPECT(tensor.device == DeviceKind::cpu || reach == Reach::device_too, ExitCode::other,
                  text("a tensor ", described(tensor), " of device memory was given to a communicator for host memory"),
                  "it cannot read device memory", "Copy it to the host, or use a communicator for device memory");
   VITRAIL_EXPECT(tensor.data != nullptr || tensor.bytes() == 0, ExitCode::other,
@@ -28,23 +28,26 @@ bool overlap(ConstTensor a, ConstTensor b) {
   return before(a_first, b_first + b.bytes()) && before(b_first, a_first + a.bytes());
 }
 
-void check_dtypes(const char* verb, ConstTensor from, ConstTensor to) {
-  check_memory(from);
-  check_memory(to);
+void check_pair(const char* verb, ConstTensor from, ConstTensor to, Reach reach) {
+  check_memory(from, reach);
+  check_memory(to, reach);
+  VITRAIL_EXPECT(from.device == to.device, ExitCode::other,
+                 text(verb, " from ", described(from), " to ", described(to)),
+                 "one is host memory and the other a device's", "");
   VITRAIL_EXPECT(from.dtype == to.dtype, ExitCode::other, text(verb, " from ", described(from), " to ", described(to)),
                  "the dtypes differ and a communicator converts nothing", "");
 }
 
 }  // namespace
 
-void check_broadcast(ConstTensor data, int root, int size) {
-  check_memory(data);
+void check_broadcast(ConstTensor data, int root, int size, Reach reach) {
+  check_memory(data, reach);
   VITRAIL_EXPECT(root >= 0 && root < size, ExitCode::other, text("broadcast from rank ", root),
                  text("the ranks are 0 to ", size - 1), "");
 }
 
-bool check_all_gather(ConstTensor from, ConstTensor to, int rank, int size) {
-  check_dtypes("all_gather", from, to);
+bool check_all_gather(ConstTensor from, ConstTensor to, int rank, int size, Reach reach) {
+  check_pair("all_gather", from, to, reach);
   VITRAIL_EXPECT(to.elements() == from.elements() * size, ExitCode::other,
                  text("all_gather from ", described(from), " to ", described(to)),
                  text("the latter must have ", size, " times the elements of the former, one part per rank"), "");
@@ -54,8 +57,8 @@ bool check_all_gather(ConstTensor from, ConstTensor to, int rank, int size) {
   return false;
 }
 
-void check_all_to_all(ConstTensor from, ConstTensor to, int size) {
-  check_dtypes("all_to_all", from, to);
+void check_all_to_all(ConstTensor from, ConstTensor to, int size, Reach reach) {
+  check_pair("all_to_all", from, to, reach);
   VITRAIL_EXPECT(from.elements() == to.elements() && from.elements() % size == 0, ExitCode::other,
                  text("all_to_all from ", described(from), " to ", described(to)),
                  text("both must have the same number of elements, in ", size, " equal parts"), "");

@@ -3,7 +3,10 @@
 // exchange followed by a sum in a fixed order (train/gradient_sync), so that results do not depend on the layout.
 // All ranks of a communicator call the same verbs in the same order with the same shapes and dtypes.
 //
-// Tensors are host memory here; a communicator for device memory is a subclass of its own.
+// Every communicator takes host memory. `staged` and `nccl` take the memory of their device, too, and `self` that of
+// the device it was made for: their verbs take their turn in the device's queue, like all work on its tensors. So what
+// was called before is done before the bytes leave, and what is called later sees those that came; the host may go on
+// earlier. Both tensors of a call are of one kind.
 
 #include <cstdint>
 #include <memory>
@@ -11,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "device/tensor.hpp"
+#include "device/device.hpp"
 
 namespace vitrail {
 
@@ -50,8 +53,22 @@ class Communicator {
   std::vector<std::string> all_gather_strings(const std::string& mine);
 };
 
-/// One rank; every verb has its real meaning (all_to_all copies).
-std::unique_ptr<Communicator> make_self_communicator();
+/// One rank; every verb has its real meaning (all_to_all copies). Takes tensors of `device`, which outlives it, too.
+std::unique_ptr<Communicator> make_self_communicator(Device* device = nullptr);
+
+/// The ranks of `inner` with tensors of `device`, too: they travel through page-locked host memory, and `inner` sees
+/// host memory alone. So several ranks can share one GPU, and no library must know GPUs. A verb on device memory waits
+/// for the device's queue. The host memory grows to the largest tensors seen. Cannot be recorded (Device::submit).
+/// What it splits off is staged as well. `inner` and `device` must outlive it.
+std::unique_ptr<Communicator> make_staged_communicator(Communicator& inner, Device& device);
+
+/// The ranks of `inner`, each with a GPU of its own: their tensors travel through NCCL in the queue of `device`, host
+/// tensors and integers through `inner`. Collective. `inner` and `device` must outlive it. Error (usage) when this
+/// build has no NCCL or two ranks share a GPU; Error (other) with NCCL's own words when it fails, or when the ranks do
+/// not meet within two minutes.
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator& inner, Device& device);
+/// Whether this build has NCCL.
+bool nccl_is_built() noexcept;
 
 /// Decorator: before each collective the ranks agree on its name, number, root, shape and dtype (finish_all_to_all
 /// counts as one, too); on a mismatch every rank throws an Error that shows both. What it splits off is checked as

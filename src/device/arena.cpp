@@ -4,9 +4,24 @@
 
 namespace vitrail {
 
+namespace {
+
+// A device that refuses does not know what the memory was for.
+void* allocate_for(const std::string& name, Device& device, std::int64_t bytes) {
+  try {
+    return device.allocate(bytes);
+  } catch (const Error& refused) {
+    Fault fault = refused.fault();
+    fault.problem = text("no memory for the ", name, ": ", fault.problem);
+    fail(refused.code(), std::move(fault), refused.where());
+  }
+}
+
+}  // namespace
+
 Arena::Arena(std::string name, Device& device, std::int64_t bytes)
     : name_(std::move(name)), device_(&device), capacity_bytes_(bytes) {
-  memory_ = static_cast<std::byte*>(device.allocate(bytes));
+  memory_ = static_cast<std::byte*>(allocate_for(name_, device, bytes));
   device.zero(Tensor(memory_, {bytes}, Dtype::u8, device.kind()));
 }
 

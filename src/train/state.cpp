@@ -1,5 +1,7 @@
 #include "train/state.hpp"
 
+#include <cstdio>
+
 namespace vitrail {
 
 Ranks::Ranks(Communicator& world_, const Layout& layout)
@@ -27,6 +29,26 @@ std::optional<FlatLayout> expert_layout_of(const RunConfig& config, const Layout
                     pieces);
 }
 
+// What does not fit is seldom what is too large, so the Error of an arena gets the whole plan of this rank.
+[[noreturn]] void fail_with_plan(const Error& refused, std::span<const Arena> measured) {
+  std::string plan;
+  std::int64_t sum = 0;
+  const auto add_line = [&](const std::string& name, std::int64_t bytes) {
+    char line[80];
+    std::snprintf(line, sizeof line, "\n  %-12s %12.1f MiB", name.c_str(), static_cast<double>(bytes) / (1 << 20));
+    plan += line;
+  };
+  for (const Arena& arena : measured) {
+    add_line(arena.name(), arena.bytes());
+    sum += arena.bytes();
+  }
+  add_line("together", sum);
+  Fault fault = refused.fault();
+  fault.suggestion +=
+      text(fault.suggestion.empty() ? "" : ". ", "A rank of this run needs, besides the workspace of its verbs:", plan);
+  fail(refused.code(), std::move(fault), refused.where());
+}
+
 }  // namespace
 
 TrainState::TrainState(const RunConfig& config_, Device& device_, Ops& ops_, Communicator& world,
@@ -44,10 +66,14 @@ TrainState::TrainState(const RunConfig& config_, Device& device_, Ops& ops_, Com
   expect_some_are_frozen(make_optimizer(config), table);
   Arena measured[] = {Arena("parameters"), Arena("gradients"), Arena("optimizer"), Arena("activations")};
   lay_out(measured[0], measured[1], measured[2], measured[3]);
-  parameter_arena_ = std::make_unique<Arena>("parameters", device, measured[0].bytes());
-  gradient_arena_ = std::make_unique<Arena>("gradients", device, measured[1].bytes());
-  optimizer_arena_ = std::make_unique<Arena>("optimizer", device, measured[2].bytes());
-  activation_arena_ = std::make_unique<Arena>("activations", device, measured[3].bytes());
+  try {
+    parameter_arena_ = std::make_unique<Arena>(measured[0].name(), device, measured[0].bytes());
+    gradient_arena_ = std::make_unique<Arena>(measured[1].name(), device, measured[1].bytes());
+    optimizer_arena_ = std::make_unique<Arena>(measured[2].name(), device, measured[2].bytes());
+    activation_arena_ = std::make_unique<Arena>(measured[3].name(), device, measured[3].bytes());
+  } catch (const Error& refused) {
+    fail_with_plan(refused, measured);
+  }
   lay_out(*parameter_arena_, *gradient_arena_, *optimizer_arena_, *activation_arena_);
   initialize_parameters();
 }

@@ -45,6 +45,17 @@ TEST(Arena, AMeasuringOneGivesNoMemory) {
   EXPECT_EQ(arena.bytes(), 64);
 }
 
+TEST(Arena, SaysWhatTheMemoryWasForWhenThereIsNotEnough) {
+  const auto device = make_cpu_device();
+  try {
+    const Arena arena("gradients", *device, std::int64_t{1} << 60);
+    FAIL() << "2^60 bytes were given";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::usage);
+    EXPECT_EQ(error.fault().problem, "no memory for the gradients: 1152921504606846976 bytes of memory were refused");
+  }
+}
+
 TEST(CpuDevice, CopiesEqualSizesOnly) {
   const auto device = make_cpu_device();
   float from[3] = {1, 2, 3};
