@@ -16,7 +16,8 @@ set(emulation ${PROJECT_SOURCE_DIR}/src/device/cuda_emulated)
 add_library(vitrail_cuda_emulation_options INTERFACE)
 target_include_directories(vitrail_cuda_emulation_options BEFORE INTERFACE ${emulation})
 target_link_libraries(vitrail_cuda_emulation_options INTERFACE vitrail_options)
-target_compile_options(vitrail_cuda_emulation_options INTERFACE -Wno-unknown-pragmas)
+# -fno-strict-aliasing: kernels move elements as vectors of other types, which nvcc's device code allows.
+target_compile_options(vitrail_cuda_emulation_options INTERFACE -Wno-unknown-pragmas -fno-strict-aliasing)
 
 function(vitrail_emulate target)
   foreach(source IN LISTS ARGN)
