@@ -19,7 +19,7 @@ double squared_distance(std::span<const double> a, std::span<const double> b) {
 
 }  // namespace
 
-bool has_zero_gradient(const std::string& name) { return name.ends_with("SelfAttention/key/bias"); }
+bool has_zero_gradient(const std::string& name) { return name.ends_with("Attention/key/bias"); }
 
 GoldenUpdate::GoldenUpdate(const GoldenBackend& backend, const GoldenOptimizer& golden,
                            const std::vector<ParameterSpec>& table, const FlatParameters& parameters)

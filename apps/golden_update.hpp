@@ -20,7 +20,7 @@ struct GoldenUpdateNorms {
 };
 
 /// Is the gradient of this parameter of a model zero in exact arithmetic? The biases of attention keys: softmax does
-/// not feel them. Adam and Adafactor divide their round-off by round-off.
+/// not feel them, unless keys are normalised. Adam and Adafactor divide their round-off by round-off.
 bool has_zero_gradient(const std::string& name);
 
 /// The optimizer: its state is that of one rank that owns everything.
