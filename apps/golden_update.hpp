@@ -7,6 +7,7 @@
 
 #include "apps/golden_config.hpp"
 #include "apps/golden_run.hpp"
+#include "train/clipping.hpp"
 
 namespace vitrail {
 
@@ -34,6 +35,7 @@ class GoldenUpdate {
   GoldenOptimizer golden_;
   std::unique_ptr<Arena> arena_;
   std::optional<Optimizer> dense_, expert_;
+  std::optional<GlobalClip> clip_;
   std::int64_t updates_ = 0;
 };
 

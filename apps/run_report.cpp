@@ -27,13 +27,13 @@ void expect_data_fits(const Dataset& dataset, const ModelConfig& model) {
                  text("Set --classes ", dataset.classes()));
 }
 
-void copy_block(const ImageBlock& block, Activations& acts) {
-  const Shape labels{block.count, block.labels_per_image};
-  VITRAIL_EXPECT(labels == acts.labels.shape, ExitCode::other,
-                 text("a block with labels ", labels.str(), " for a pass with ", acts.labels.shape.str()),
-                 "this is a bug", "");
-  std::memcpy(acts.raw_images.data, block.images, static_cast<std::size_t>(acts.raw_images.bytes()));
-  std::memcpy(acts.labels.data, block.labels, static_cast<std::size_t>(acts.labels.bytes()));
+void copy_block(const ImageBlock& block, Tensor raw_images, Tensor labels) {
+  const Shape shape{block.count, block.labels_per_image};
+  VITRAIL_EXPECT(shape == labels.shape, ExitCode::other,
+                 text("a block with labels ", shape.str(), " for a pass with ", labels.shape.str()), "this is a bug",
+                 "");
+  std::memcpy(raw_images.data, block.images, static_cast<std::size_t>(raw_images.bytes()));
+  std::memcpy(labels.data, block.labels, static_cast<std::size_t>(labels.bytes()));
 }
 
 Json layout_json(const Layout& layout) {

@@ -25,13 +25,15 @@ struct Kind {
   friend std::ostream& operator<<(std::ostream& out, const Kind& kind) { return out << kind.name; }
 };
 
-/// Those whose tensors are device memory. tests.cmake says what there is: VITRAIL_TEST_DEVICE with a GPU or the
-/// emulation of one, VITRAIL_TEST_NCCL with a GPU.
+/// Those whose tensors are device memory. tests.cmake says what there is: VITRAIL_TEST_MPI, VITRAIL_TEST_DEVICE (a GPU
+/// or the emulation of one) and VITRAIL_TEST_NCCL.
 inline std::vector<Kind> device_kinds() {
   std::vector<Kind> kinds;
 #ifdef VITRAIL_TEST_DEVICE
   kinds.push_back({"Staged", Kind::Over::staged, 0, true});
+#ifdef VITRAIL_TEST_MPI
   kinds.push_back({"StagedCutTo997", Kind::Over::staged, 997, true});
+#endif
   kinds.push_back({"CheckedStaged", Kind::Over::staged, 0, true, true});
 #endif
 #ifdef VITRAIL_TEST_NCCL
@@ -43,9 +45,11 @@ inline std::vector<Kind> device_kinds() {
 /// All. 1 and 5 cut everything to single bytes per rank, the other limits to uneven pieces.
 inline std::vector<Kind> all_kinds() {
   std::vector<Kind> kinds{{"Whole"}};
+#ifdef VITRAIL_TEST_MPI
   for (const std::int64_t limit : {1, 5, 997, 50'000}) {
     kinds.push_back({text("CutTo", limit), Kind::Over::mpi, limit});
   }
+#endif
 #ifdef VITRAIL_TEST_DEVICE
   kinds.push_back({"StagedHostMemory", Kind::Over::staged});
 #endif

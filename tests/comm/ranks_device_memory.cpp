@@ -140,8 +140,8 @@ TEST_P(OnDeviceMemory, HostTensorsTravelToo) {
 
 TEST_P(OnDeviceMemory, OneCallTakesOneKindOfMemory) {
   Communicator& comm = ranks();
-  Block here(Dtype::f32, 12 * comm.size());
-  Block there = make_block(Dtype::f32, 12 * comm.size());
+  Block here(Dtype::f32, std::int64_t{12} * comm.size());
+  Block there = make_block(Dtype::f32, std::int64_t{12} * comm.size());
   if (GetParam().checked) return;  // the ranks agree, and the error is the inner one's
   EXPECT_THROW(comm.all_to_all(here.tensor(), there.tensor()), Error);
   EXPECT_THROW(comm.all_gather(there.tensor().slice(0, 12), here.tensor()), Error);

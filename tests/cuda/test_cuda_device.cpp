@@ -292,6 +292,7 @@ TEST_P(CudaSubmit, TakesItsTurnInTheQueue) {
 TEST_P(CudaSubmit, SeveralInFlightDoNotDisturbEachOther) {
   const OnGpu a(*device_, 1.0), b(*device_, 2.0);
   std::vector<std::unique_ptr<OnGpu>> targets;
+  targets.reserve(8);
   for (int i = 0; i < 8; ++i) targets.push_back(std::make_unique<OnGpu>(*device_));
   for (int i = 0; i < 8; ++i) copies(i % 2 == 0 ? a : b, *targets[static_cast<std::size_t>(i)]);
   for (int i = 0; i < 8; ++i) EXPECT_TRUE(targets[static_cast<std::size_t>(i)]->holds(1.0 + i % 2)) << i;

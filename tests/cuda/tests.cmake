@@ -20,3 +20,16 @@ if(TARGET vitrail_cuda_emulated)
   gtest_discover_tests(test_cuda_emulated TEST_PREFIX cuda_emulated. TEST_FILTER "*Cuda*" DISCOVERY_TIMEOUT 60
                        PROPERTIES TIMEOUT 300 LABELS unit ENVIRONMENT ASAN_OPTIONS=allocator_may_return_null=1)
 endif()
+
+# The same on a GPU, in a build with CUDA: registered where there is one.
+if(VITRAIL_CUDA)
+  file(GLOB cuda_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cuda/test_*.cpp)
+  add_executable(test_cuda ${cuda_tests} $<TARGET_OBJECTS:test_ops>)
+  target_include_directories(test_cuda PRIVATE ${PROJECT_SOURCE_DIR})
+  target_link_libraries(test_cuda PRIVATE vitrail_ops vitrail_cuda GTest::gtest_main)
+  target_compile_definitions(test_cuda PRIVATE VITRAIL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  if(vitrail_gpu)
+    gtest_discover_tests(test_cuda TEST_PREFIX cuda. TEST_FILTER "*Cuda*" DISCOVERY_TIMEOUT 60
+                         PROPERTIES TIMEOUT 300 LABELS gpu)
+  endif()
+endif()

@@ -26,7 +26,7 @@ TEST_P(Block, ShufflesSumAWarp) {
 }
 
 TEST_P(Block, SharedMemorySumsABlock) {
-  const Buffer<float> in(counted(3 * 1024)), out(3);
+  const Buffer<float> in(counted(3072)), out(3);
   ASSERT_EQ(launch(&block_sums, 3, 1024, sizeof(BlockSum), nullptr, in.get(), out.get()), cudaSuccess);
   const auto sums = out.values();
   for (std::size_t block = 0; block < 3; ++block) {
@@ -42,7 +42,7 @@ TEST_P(Block, AMissingBarrierIsSeenAsNaN) {
 
 TEST_P(Block, EveryThreadHasItsOwnIndices) {
   const dim3 grid(3, 2, 2), block(5, 4, 3);
-  const Buffer<int> out(12 * 60);
+  const Buffer<int> out(720);
   ASSERT_EQ(launch(&write_indices, grid, block, 0, nullptr, out.get()), cudaSuccess);
   const auto values = out.values();
   for (int b = 0; b < 12; ++b) {
@@ -54,11 +54,11 @@ TEST_P(Block, EveryThreadHasItsOwnIndices) {
 }
 
 TEST_P(Block, LanesExchangeAndVote) {
-  const Buffer<int> out(8 * 32);
+  const Buffer<int> out(256);
   ASSERT_EQ(launch(&exchange, 1, 32, 0, nullptr, out.get()), cudaSuccess);
   const auto got = out.values();
   for (int lane = 0; lane < 32; ++lane) {
-    const auto row = [&](int i) { return got[static_cast<std::size_t>(i * 32 + lane)]; };
+    const auto row = [&](int i) { return got[static_cast<std::size_t>(i) * 32 + static_cast<std::size_t>(lane)]; };
     EXPECT_EQ(row(0), 100 + (lane + 1) % 32);
     EXPECT_EQ(row(1), 100 + (lane >= 3 ? lane - 3 : lane));
     EXPECT_EQ(row(2), 100 + (lane % 8 + 3 < 8 ? lane + 3 : lane));
@@ -80,7 +80,7 @@ TEST_P(Block, PartsOfAWarpGoTheirOwnWays) {
 }
 
 TEST_P(Block, BarriersSeparateTheRounds) {
-  std::vector<int> values(2 * 96);
+  std::vector<int> values(192);
   std::iota(values.begin(), values.end(), 0);
   const Buffer<int> ring(values);
   ASSERT_EQ(launch(&pass_round, 2, 96, sizeof(Ring), nullptr, ring.get(), 7), cudaSuccess);
@@ -99,7 +99,7 @@ template <class... Parameters, class... Arguments>
 std::string failure_of(void (*kernel)(Parameters...), dim3 block, std::size_t shared, Arguments... arguments) {
   EXPECT_EQ(launch(kernel, 2, block, shared, nullptr, arguments...), cudaSuccess);
   EXPECT_EQ(cudaDeviceSynchronize(), cudaErrorLaunchFailure);
-  const std::string text = kernel_failure();
+  std::string text = kernel_failure();
   EXPECT_EQ(cudaStreamSynchronize(nullptr), cudaErrorLaunchFailure) << "not sticky";
   EXPECT_EQ(cudaPeekAtLastError(), cudaErrorLaunchFailure);
   forget_failure();

@@ -39,7 +39,7 @@ TEST_P(Matrices, MmaMultipliesFragmentsGatheredByTheLaneMap) { expect_product(&m
 TEST_P(Matrices, MmaMultipliesFragmentsThatLdmatrixLoaded) { expect_product(&multiply_loaded, sizeof(Fragments)); }
 
 TEST_P(Matrices, LdmatrixGivesEachLaneItsPairs) {
-  const Buffer<std::uint32_t> out(16 * 32);
+  const Buffer<std::uint32_t> out(512);
   ASSERT_EQ(launch(&load_matrices, 1, 32, sizeof(FourMatrices), nullptr, out.get()), cudaSuccess);
   const auto got = out.values();
   for (unsigned int form = 0; form < 4; ++form) {
@@ -64,7 +64,7 @@ TEST_P(Matrices, LdmatrixRefusesRowsThatAreNotAligned) {
 }
 
 TEST_P(Matrices, AsyncCopiesArriveAtTheWaitAndAreNaNBefore) {
-  const auto values = integers(3 * 32 * 4, 7);
+  const auto values = integers(384, 7);
   const Buffer<float> in(values), out(3 * values.size());
   ASSERT_EQ(launch(&copy_in_groups, 1, 32, sizeof(Stage), nullptr, in.get(), out.get()), cudaSuccess);
   const auto got = out.values();

@@ -163,6 +163,23 @@ TEST_F(Devices, CanBeTooOld) {
   EXPECT_EQ(launch(&divergent_barrier, 1, 1, 0, nullptr), cudaErrorNoKernelImageForDevice);
 }
 
+TEST_F(Devices, AreWhatTheEnvironmentSays) {
+  const std::pair<const char*, const char*> variables[] = {{"VITRAIL_EMULATED_DEVICES", "3"},
+                                                           {"VITRAIL_EMULATED_CAPABILITY", "70"},
+                                                           {"VITRAIL_EMULATED_MEMORY_MIB", "123"},
+                                                           {"VITRAIL_EMULATED_LANES", "descending"}};
+  for (const auto& [name, value] : variables) {
+    setenv(name, value, 1);
+  }
+  const Simulation said = simulation_of_environment();
+  for (const auto& [name, value] : variables) unsetenv(name);
+  EXPECT_EQ(said.devices, 3);
+  EXPECT_EQ(said.major, 7);
+  EXPECT_EQ(said.minor, 0);
+  EXPECT_EQ(said.memory_mib, 123);
+  EXPECT_EQ(said.lanes, LaneOrder::descending);
+}
+
 TEST_F(Devices, CanBeSeveral) {
   simulation().devices = 2;
   int count = 0;

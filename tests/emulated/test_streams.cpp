@@ -48,8 +48,8 @@ TEST_F(Streams, WorkIsDoneAsLateAsItMay) {
 }
 
 TEST_F(Streams, ArgumentsAreCopiedAtTheLaunch) {
-  float by = 1.0F;
-  ASSERT_EQ(launch(&add, 1, 32, 0, first_, value_.get(), by, 1), cudaSuccess);
+  volatile float by = 1.0F;
+  ASSERT_EQ(launch(&add, 1, 32, 0, first_, value_.get(), static_cast<const volatile float&>(by), 1), cudaSuccess);
   by = 100.0F;
   ASSERT_EQ(fetch(value_, first_), cudaSuccess);
   ASSERT_EQ(cudaStreamSynchronize(first_), cudaSuccess);

@@ -8,7 +8,7 @@
 namespace vitrail::emulated {
 
 __global__ void divergent_barrier() {
-  if (threadIdx.x < 40) {
+  if (threadIdx.x < 40) {  // NOLINT(bugprone-branch-clone): that is the fault
     __syncthreads();
   } else {
     __syncthreads();

@@ -16,7 +16,8 @@ set(emulation ${PROJECT_SOURCE_DIR}/src/device/cuda_emulated)
 add_library(vitrail_cuda_emulation_options INTERFACE)
 target_include_directories(vitrail_cuda_emulation_options BEFORE INTERFACE ${emulation})
 target_link_libraries(vitrail_cuda_emulation_options INTERFACE vitrail_options)
-target_compile_options(vitrail_cuda_emulation_options INTERFACE -Wno-unknown-pragmas)
+# -fno-strict-aliasing: kernels move elements as vectors of other types, which nvcc's device code allows.
+target_compile_options(vitrail_cuda_emulation_options INTERFACE -Wno-unknown-pragmas -fno-strict-aliasing)
 
 function(vitrail_emulate target)
   foreach(source IN LISTS ARGN)
@@ -26,6 +27,11 @@ function(vitrail_emulate target)
     target_sources(${target} PRIVATE ${wrapper})
   endforeach()
 endfunction()
+
+# Kernels count in 32 bits where they may, so clang-tidy is not to warn of what widens behind a multiplication.
+file(CONFIGURE OUTPUT ${PROJECT_BINARY_DIR}/emulated/.clang-tidy @ONLY CONTENT "InheritParentConfig: true
+Checks: '-bugprone-implicit-widening-of-multiplication-result,-bugprone-misplaced-widening-cast'
+")
 
 file(GLOB emulation_sources CONFIGURE_DEPENDS ${emulation}/*.cpp)
 file(GLOB back_end_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/device/cuda/*.cpp

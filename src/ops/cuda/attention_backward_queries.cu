@@ -8,6 +8,9 @@
 //   bytes          K and V, 16 KiB, fetched while the tile before is worked on
 //   FLOPs          3 * 2 * 128 * 64 * 64 = 3.1 M, 768 mma: about 1200 clocks of a multiprocessor
 //   exponentials   8192: 512 clocks
+// <dout, out> is off by out's rounding to bf16. The sum over the keys of ds, which would be zero, shows by how much;
+// the second kernel gets <dout, out> without that error, at the price of one addition a score.
+//
 // As in the forward pass an operand B from shared memory feeds two mma. q, dout (64 registers) and dq (64) stay in
 // registers; scores and dp exist for 16 keys at a time (32), which still leaves eight independent mma in flight.
 
@@ -50,6 +53,7 @@ struct QueriesState {
   float dq[Plan::kOperands][Plan::kWidth / 8][4];
   float log_sum[Plan::kOperands][2];   // log2(e) log_sum_exp
   float dout_out[Plan::kOperands][2];  // <dout, out>
+  float rest[Plan::kOperands][2];      // this lane's part of the sum of ds
 };
 
 /// Eight numbers of a token from `column` on; zeros where there are none.
@@ -75,8 +79,7 @@ __device__ __forceinline__ float dot_of_eight(const uint4& x, const uint4& y, fl
   return sum;
 }
 
-/// <dout, out> and log2(e) log_sum_exp of a warp's queries: to registers and for the second kernel. Lanes l and l + 16
-/// share row l of 16.
+/// <dout, out> and log2(e) log_sum_exp of a warp's queries. Lanes l and l + 16 share row l of 16.
 template <class Plan>
 __device__ __forceinline__ void sum_rows(QueriesState<Plan>& state, const AttentionBackwardCall<Bfloat16>& a,
                                          const BlockPlace& place, const QueriesShared<Plan>& s,
@@ -95,10 +98,7 @@ __device__ __forceinline__ void sum_rows(QueriesState<Plan>& state, const Attent
     }
     sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 16);
     float log_sum = std::numeric_limits<float>::infinity();  // a query that does not exist has no probabilities
-    if (query < a.shape.queries) {
-      log_sum = kLog2E * a.log_sum_exp[place.row(a.shape, query)];
-      if (lane < 16) a.row_sums[place.row(a.shape, query)] = make_float2(log_sum, sum);
-    }
+    if (query < a.shape.queries) log_sum = kLog2E * a.log_sum_exp[place.row(a.shape, query)];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       state.log_sum[m][half] = __shfl_sync(0xFFFFFFFFU, log_sum, lane / 4 + 8 * half);
@@ -144,6 +144,7 @@ __device__ __forceinline__ void visit_keys(QueriesState<Plan>& state, const Quer
           dp[m][n][i] = (word >> (first % 32 + key) & 1U) == 0 ? 0.0F : dp[m][n][i] * dropout_scale;
         }
         scores[m][n][i] = p * (dp[m][n][i] - state.dout_out[m][i / 2]);
+        state.rest[m][i / 2] += scores[m][n][i];
       }
     }
   }
@@ -162,6 +163,25 @@ __device__ __forceinline__ void visit_keys(QueriesState<Plan>& state, const Quer
   }
 }
 
+/// Tells the second kernel of the warp's queries.
+template <class Plan>
+__device__ __forceinline__ void pass_on(const QueriesState<Plan>& state, const AttentionBackwardCall<Bfloat16>& a,
+                                        const BlockPlace& place, int first) {
+  const int lane = lane_of_warp();
+#pragma unroll
+  for (int m = 0; m < Plan::kOperands; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float rest = state.rest[m][half];
+      rest += __shfl_xor_sync(0xFFFFFFFFU, rest, 1);
+      rest += __shfl_xor_sync(0xFFFFFFFFU, rest, 2);
+      const int query = first + 16 * m + 8 * half + lane / 4;
+      if (lane % 4 != 0 || query >= a.shape.queries) continue;
+      a.row_sums[place.row(a.shape, query)] = make_float2(state.log_sum[m][half], state.dout_out[m][half] + rest);
+    }
+  }
+}
+
 template <class Plan>
 __device__ __forceinline__ void load_operands(QueriesState<Plan>& state, const QueriesShared<Plan>& s, int tile_row) {
 #pragma unroll
@@ -176,6 +196,7 @@ __device__ __forceinline__ void load_operands(QueriesState<Plan>& state, const Q
 #pragma unroll
       for (int i = 0; i < 4; ++i) state.dq[m][n][i] = 0.0F;
     }
+    state.rest[m][0] = state.rest[m][1] = 0.0F;
   }
 }
 
@@ -219,7 +240,7 @@ __global__ void __launch_bounds__(Plan::kThreads, Plan::kBlocks)
     __syncthreads();
   }
   if (!has_queries) return;
-  __syncwarp();
+  pass_on(state, a, place, first);
 #pragma unroll
   for (int m = 0; m < Plan::kOperands; ++m) keep_results(s.q, tile_row + 16 * m, state.dq[m], scale, scale);
   __syncwarp();

@@ -21,50 +21,52 @@ namespace {
 
 constexpr float kLog2E = 1.44269504088896340736F;
 
-template <int kWidth, bool kShort>
+template <int kWidth_, bool kShort_, bool kDropout_>
 struct ForwardPlan {
+  static constexpr int kWidth = kWidth_;
+  static constexpr bool kShort = kShort_;
+  static constexpr bool kDropout = kDropout_;
   static constexpr int kWarps = kShort ? 2 : 4;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kQueries = 32 * kWarps;
   static constexpr int kStages = kShort ? 1 : 2;
+  static constexpr int kGroups = kWidth <= (kDropout ? 80 : 96) ? 2 : 1;  // of 16 keys: a step
+  static constexpr bool kHoldsQueries = kWidth <= (kShort ? 48 : 64);     // in registers
+  // Per multiprocessor, at least: so many registers are enough without spilling.
   static constexpr int kBlocks =
-      kShort ? (kWidth <= 64 ? 6 : 4) : (kWidth <= 32 ? 3 : 2);        // per multiprocessor, at least
-  static constexpr int kGroups = 2;                                    // of 16 keys: a step
-  static constexpr bool kHoldsQueries = kWidth <= (kShort ? 48 : 64);  // in registers
+      kShort ? (kWidth <= (kDropout ? 32 : 64) ? 6 : 4) : (kWidth <= (kDropout ? 16 : 32) ? 3 : 2);
 };
 
-template <int kWidth, bool kShort>
+template <class Plan>
 struct ForwardShared {
-  using Plan = ForwardPlan<kWidth, kShort>;
-  Tile<Plan::kQueries, kWidth> q;  // at the end: out
-  Tile<kTileTokens, kWidth> k[Plan::kStages];
-  Tile<kTileTokens, kWidth> v[Plan::kStages];
+  Tile<Plan::kQueries, Plan::kWidth> q;  // at the end: out
+  Tile<kTileTokens, Plan::kWidth> k[Plan::kStages];
+  Tile<kTileTokens, Plan::kWidth> v[Plan::kStages];
   std::uint32_t kept[Plan::kStages][Plan::kQueries][kTileTokens / 32];
 };
 
 // What a warp knows of its 32 queries. Rows: row g of 8 of [m][half] is query 16 m + 8 half + g, and the lane's g is
 // lane / 4.
-template <int kWidth>
+template <class Plan>
 struct ForwardState {
-  float out[2][kWidth / 8][4];  // not normalised
-  float top[2][2];              // largest score so far, not scaled
-  float total[2][2];            // this lane's part of the sum of exp(scale (score - top))
+  float out[2][Plan::kWidth / 8][4];  // not normalised
+  float top[2][2];                    // largest score so far, not scaled
+  float total[2][2];                  // this lane's part of the sum of exp(scale (score - top))
 };
 
 /// scores[m][n] = q k^T of 32 queries and `groups` times 16 keys, from row `first` of the tile on.
-template <int kWidth, bool kWhole, int kGroups, class Shared>
-__device__ __forceinline__ void score(float (&scores)[2][2 * kGroups][4], const Shared& s, int stage, int first,
-                                      int groups, const std::uint32_t (&held)[2][kWidth / 16][4]) {
-  using Plan = typename Shared::Plan;
+template <bool kWhole, class Plan>
+__device__ __forceinline__ void score(float (&scores)[2][2 * Plan::kGroups][4], const ForwardShared<Plan>& s, int stage,
+                                      int first, int groups, const std::uint32_t (&held)[2][Plan::kWidth / 16][4]) {
 #pragma unroll
-  for (int c = 0; c < kWidth / 16; ++c) {
+  for (int c = 0; c < Plan::kWidth / 16; ++c) {
     std::uint32_t a[2][4];
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
       if constexpr (!Plan::kHoldsQueries) load_a(a[m], s.q, 32 * warp_of_block() + 16 * m, 16 * c);
     }
 #pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
+    for (int group = 0; group < Plan::kGroups; ++group) {
       if (!kWhole && group >= groups) continue;
       std::uint32_t b[4];
       load_b_transposed(b, s.k[stage], first + 16 * group, 16 * c);
@@ -81,19 +83,20 @@ __device__ __forceinline__ void score(float (&scores)[2][2 * kGroups][4], const 
 }
 
 /// Turns the scores of query row (m, half) into probabilities under the largest score so far, which it may raise.
-template <int kGroups, int kWidth>
-__device__ __forceinline__ void exponentiate(float (&scores)[2][2 * kGroups][4], ForwardState<kWidth>& state, int m,
+template <class Plan>
+__device__ __forceinline__ void exponentiate(float (&scores)[2][2 * Plan::kGroups][4], ForwardState<Plan>& state, int m,
                                              int half, float scale) {
   float top = state.top[m][half];
 #pragma unroll
-  for (int n = 0; n < 2 * kGroups; ++n) top = fmaxf(top, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
+  for (int n = 0; n < 2 * Plan::kGroups; ++n)
+    top = fmaxf(top, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
   top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFU, top, 1));
   top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFU, top, 2));
   const float correction = exp2_approx((state.top[m][half] - top) * scale);  // 0 in the first tile
   const float offset = -top * scale;
   float total = state.total[m][half] * correction;
 #pragma unroll
-  for (int n = 0; n < 2 * kGroups; ++n) {
+  for (int n = 0; n < 2 * Plan::kGroups; ++n) {
 #pragma unroll
     for (int i = 2 * half; i < 2 * half + 2; ++i) {
       scores[m][n][i] = exp2_approx(fmaf(scores[m][n][i], scale, offset));
@@ -103,7 +106,7 @@ __device__ __forceinline__ void exponentiate(float (&scores)[2][2 * kGroups][4],
   state.top[m][half] = top;
   state.total[m][half] = total;
 #pragma unroll
-  for (int n = 0; n < kWidth / 8; ++n) {
+  for (int n = 0; n < Plan::kWidth / 8; ++n) {
     state.out[m][n][2 * half] *= correction;
     state.out[m][n][2 * half + 1] *= correction;
   }
@@ -111,14 +114,16 @@ __device__ __forceinline__ void exponentiate(float (&scores)[2][2 * kGroups][4],
 
 /// Takes a step of 16 kGroups keys into account, which begins at row `first` of the tile. kWhole: all exist, else the
 /// first `keys` do.
-template <int kWidth, bool kWhole, bool kDropout, class Shared>
-__device__ __forceinline__ void visit_keys(ForwardState<kWidth>& state, const Shared& s, int stage, int first, int keys,
-                                           float scale, const std::uint32_t (&held)[2][kWidth / 16][4]) {
+template <bool kWhole, class Plan>
+__device__ __forceinline__ void visit_keys(ForwardState<Plan>& state, const ForwardShared<Plan>& s, int stage,
+                                           int first, int keys, float scale,
+                                           const std::uint32_t (&held)[2][Plan::kWidth / 16][4]) {
   const int lane = lane_of_warp();
-  constexpr int kGroups = Shared::Plan::kGroups;
+  constexpr int kGroups = Plan::kGroups;
+  static_assert(kGroups <= 2, "a step's decisions lie in one word");
   const int groups = kWhole ? kGroups : (keys + 15) / 16;
   float scores[2][2 * kGroups][4] = {};
-  score<kWidth, kWhole, kGroups>(scores, s, stage, first, groups, held);
+  score<kWhole>(scores, s, stage, first, groups, held);
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
     if constexpr (!kWhole) {
@@ -130,16 +135,16 @@ __device__ __forceinline__ void visit_keys(ForwardState<kWidth>& state, const Sh
         }
       }
     }
-    exponentiate<kGroups>(scores, state, m, 0, scale);
-    exponentiate<kGroups>(scores, state, m, 1, scale);
-    if constexpr (kDropout) {
+    exponentiate(scores, state, m, 0, scale);
+    exponentiate(scores, state, m, 1, scale);
+    if constexpr (Plan::kDropout) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const auto& kept = s.kept[stage][32 * warp_of_block() + 16 * m + 8 * (i / 2) + lane / 4];
+        const std::uint32_t kept =
+            s.kept[stage][32 * warp_of_block() + 16 * m + 8 * (i / 2) + lane / 4][first / 32] >> (first % 32);
 #pragma unroll
         for (int n = 0; n < 2 * kGroups; ++n) {
-          const std::uint32_t word = kept[(first / 8 + n) / 4];
-          if ((word >> (8 * (n % 4) + lane % 4 * 2 + i % 2) & 1U) == 0) scores[m][n][i] = 0.0F;
+          if ((kept >> (8 * n + lane % 4 * 2 + i % 2) & 1U) == 0) scores[m][n][i] = 0.0F;
         }
       }
     }
@@ -151,7 +156,7 @@ __device__ __forceinline__ void visit_keys(ForwardState<kWidth>& state, const Sh
 #pragma unroll
     for (int m = 0; m < 2; ++m) as_a(a[m], scores[m][2 * group], scores[m][2 * group + 1]);
 #pragma unroll
-    for (int c = 0; c < kWidth / 16; ++c) {
+    for (int c = 0; c < Plan::kWidth / 16; ++c) {
       std::uint32_t b[4];
       load_b(b, s.v[stage], first + 16 * group, 16 * c);
 #pragma unroll
@@ -161,10 +166,10 @@ __device__ __forceinline__ void visit_keys(ForwardState<kWidth>& state, const Sh
 }
 
 /// Normalises and writes a warp's queries, the first of which is `first`.
-template <int kWidth, bool kShort>
+template <class Plan>
 __device__ __forceinline__ void finish(const AttentionForwardCall<Bfloat16>& a, const BlockPlace& place,
-                                       const TokenRows<Bfloat16>& out, ForwardShared<kWidth, kShort>& s,
-                                       ForwardState<kWidth>& state, int first) {
+                                       const TokenRows<Bfloat16>& out, ForwardShared<Plan>& s,
+                                       ForwardState<Plan>& state, int first) {
   const int lane = lane_of_warp();
   const int tile_row = 32 * warp_of_block();
   const float scale = 1.0F / sqrtf(static_cast<float>(a.shape.width));
@@ -187,11 +192,10 @@ __device__ __forceinline__ void finish(const AttentionForwardCall<Bfloat16>& a, 
   store_rows<32>(s.q, tile_row, out, first);
 }
 
-template <int kWidth, bool kShort, bool kDropout>
-__global__ void __launch_bounds__(ForwardPlan<kWidth, kShort>::kThreads, ForwardPlan<kWidth, kShort>::kBlocks)
+template <class Plan>
+__global__ void __launch_bounds__(Plan::kThreads, Plan::kBlocks)
     attention_forward_bf16(AttentionForwardCall<Bfloat16> a, bool vectors) {
-  using Plan = ForwardPlan<kWidth, kShort>;
-  auto& s = shared_memory<ForwardShared<kWidth, kShort>>();
+  auto& s = shared_memory<ForwardShared<Plan>>();
   const BlockPlace place(a.shape, a.shape.queries, Plan::kQueries);
   const TokenRows<const Bfloat16> q(a.q, a.shape, place, a.shape.queries, vectors);
   const TokenRows<const Bfloat16> k(a.k, a.shape, place, a.shape.keys, vectors);
@@ -202,15 +206,16 @@ __global__ void __launch_bounds__(ForwardPlan<kWidth, kShort>::kThreads, Forward
     load_tile<Plan::kThreads>(s.k[stage], k, first_key);
     load_tile<Plan::kThreads>(s.v[stage], v, first_key);
     cp_async_commit();
-    if constexpr (kDropout) draw_kept<Plan::kThreads>(s.kept[stage], a.dropout, a.shape, place, place.first, first_key);
+    if constexpr (Plan::kDropout)
+      draw_kept<Plan::kThreads>(s.kept[stage], a.dropout, a.shape, place, place.first, first_key);
   };
   load_tile<Plan::kThreads>(s.q, q, place.first);
   load(0, 0);
-  ForwardState<kWidth> state;
+  ForwardState<Plan> state;
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
 #pragma unroll
-    for (int n = 0; n < kWidth / 8; ++n) {
+    for (int n = 0; n < Plan::kWidth / 8; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) state.out[m][n][i] = 0.0F;
     }
@@ -220,44 +225,44 @@ __global__ void __launch_bounds__(ForwardPlan<kWidth, kShort>::kThreads, Forward
       state.total[m][half] = 0.0F;
     }
   }
-  std::uint32_t held[2][kWidth / 16][4];
-  for (int key = 0; key == 0 || key < a.shape.keys; key += kTileTokens) {
-    const int stage = key / kTileTokens % Plan::kStages;
-    cp_async_wait<0>();
-    __syncthreads();  // the tile is there, and nobody reads the one before
-    if (!kShort && key + kTileTokens < a.shape.keys) load(1 - stage, key + kTileTokens);
-    if (first >= a.shape.queries) continue;
-    if constexpr (Plan::kHoldsQueries) {
-      if (key == 0) {
+  cp_async_wait<0>();
+  __syncthreads();
+  std::uint32_t held[2][Plan::kWidth / 16][4];
+  if constexpr (Plan::kHoldsQueries) {
 #pragma unroll
-        for (int m = 0; m < 2; ++m) {
+    for (int m = 0; m < 2; ++m) {
 #pragma unroll
-          for (int c = 0; c < kWidth / 16; ++c) load_a(held[m][c], s.q, 32 * warp_of_block() + 16 * m, 16 * c);
-        }
-      }
+      for (int c = 0; c < Plan::kWidth / 16; ++c) load_a(held[m][c], s.q, 32 * warp_of_block() + 16 * m, 16 * c);
     }
+  }
+  for (int key = 0; key < a.shape.keys; key += kTileTokens) {
+    const int stage = key / kTileTokens % Plan::kStages;
+    const bool more = !Plan::kShort && key + kTileTokens < a.shape.keys;
+    if (more) load(1 - stage, key + kTileTokens);  // nobody reads there: all have passed the barrier below
     constexpr int kStep = 16 * Plan::kGroups;
 #pragma unroll 1
     for (int step = 0; step < kTileTokens; step += kStep) {
-      const int keys = a.shape.keys - key - step;
+      const int keys = first < a.shape.queries ? a.shape.keys - key - step : 0;
       if (keys >= kStep) {
-        visit_keys<kWidth, true, kDropout>(state, s, stage, step, kStep, scale, held);
+        visit_keys<true>(state, s, stage, step, kStep, scale, held);
       } else if (keys > 0) {
-        visit_keys<kWidth, false, kDropout>(state, s, stage, step, keys, scale, held);
+        visit_keys<false>(state, s, stage, step, keys, scale, held);
       }
     }
+    if (!more) break;
+    cp_async_wait<0>();
+    __syncthreads();
   }
   const TokenRows<Bfloat16> out(a.out, a.shape, place, a.shape.queries, vectors);
-  if (first < a.shape.queries) finish<kWidth, kShort>(a, place, out, s, state, first);
+  if (first < a.shape.queries) finish(a, place, out, s, state, first);
 }
 
-template <int kWidth, bool kShort, bool kDropout>
+template <class Plan>
 void start(const AttentionForwardCall<Bfloat16>& call) {
-  using Plan = ForwardPlan<kWidth, kShort>;
-  launch(attention_forward_bf16<kWidth, kShort, kDropout>,
+  launch(attention_forward_bf16<Plan>,
          {.grid = blocks_of_tiles(call.shape, call.shape.queries, Plan::kQueries),
           .block = Plan::kThreads,
-          .shared_bytes = sizeof(ForwardShared<kWidth, kShort>),
+          .shared_bytes = sizeof(ForwardShared<Plan>),
           .stream = call.stream},
          call, vectors_of_16_bytes(call.shape, call.q, call.k, call.v, call.out));
 }
@@ -268,9 +273,9 @@ void run_attention_forward(const AttentionForwardCall<Bfloat16>& call) {
   const bool is_short = call.shape.queries <= kTileTokens && call.shape.keys <= kTileTokens;
   dispatch_width(call.shape.width, [&]<int kWidth>() {
     if (is_short) {
-      (call.dropout.drops ? start<kWidth, true, true> : start<kWidth, true, false>)(call);
+      (call.dropout.drops ? start<ForwardPlan<kWidth, true, true>> : start<ForwardPlan<kWidth, true, false>>)(call);
     } else {
-      (call.dropout.drops ? start<kWidth, false, true> : start<kWidth, false, false>)(call);
+      (call.dropout.drops ? start<ForwardPlan<kWidth, false, true>> : start<ForwardPlan<kWidth, false, false>>)(call);
     }
   });
 }

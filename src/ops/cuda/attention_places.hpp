@@ -3,7 +3,6 @@
 
 #include <array>
 #include <cstdint>
-#include <cstring>
 
 #include "base/error.hpp"
 #include "ops/cuda/attention.hpp"
@@ -63,16 +62,14 @@ bool vectors_of_16_bytes(const AttentionShape& shape, const Pointers*... tensors
   return aligned && ((shape.width * static_cast<int>(sizeof(Pointers)) % 16 == 0) && ...);
 }
 
-/// A vector V at an address that is a multiple of its size, whatever the elements there are.
+/// A vector V at an address that is a multiple of its size, whatever the type of the elements there.
 template <class V>
 __device__ __forceinline__ V vector_at(const void* address) {
-  V vector;
-  std::memcpy(&vector, __builtin_assume_aligned(address, sizeof(V)), sizeof(V));
-  return vector;
+  return *static_cast<const V*>(address);
 }
 template <class V>
 __device__ __forceinline__ void store_vector(void* address, const V& vector) {
-  std::memcpy(__builtin_assume_aligned(address, sizeof(V)), &vector, sizeof(V));
+  *static_cast<V*>(address) = vector;
 }
 
 /// The fate of 32 keys of a query that follow each other: bit i of the result is set when index + i is kept.

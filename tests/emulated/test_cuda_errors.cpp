@@ -1,0 +1,72 @@
+// How errors of the CUDA runtime reach people.
+
+#include <functional>
+#include <string>
+
+#include <gtest/gtest.h>
+
+#include "device/cuda/cuda_device.hpp"
+#include "device/cuda/launch.hpp"
+#include "emulation.hpp"
+#include "tests/emulated/kernels.hpp"
+
+namespace vitrail::cuda {
+namespace {
+
+Error error_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error;
+  }
+  return {ExitCode::done, {"no error", "", ""}};
+}
+
+Error error_of(cudaError_t rc) {
+  return error_of([&] { check(rc); });
+}
+
+void expect_said(const Error& error, const std::string& part) {
+  EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << part << " is missing in: " << error.what();
+}
+
+TEST(CudaCheck, LetsSuccessPass) { EXPECT_EQ(error_of(cudaSuccess).code(), ExitCode::done); }
+
+TEST(CudaCheck, NamesTheErrorAndThePlace) {
+  const Error error = error_of(cudaErrorInvalidValue);
+  EXPECT_EQ(error.code(), ExitCode::other);
+  expect_said(error, "CUDA failed with cudaErrorInvalidValue [invalid argument] (at test_cuda_errors.cpp:");
+}
+
+TEST(CudaCheck, SaysThatAnEarlierKernelMayHaveFailedAndHowToFindIt) {
+  for (const cudaError_t rc : {cudaErrorIllegalAddress, cudaErrorMisalignedAddress, cudaErrorLaunchFailure}) {
+    const Error error = error_of(rc);
+    EXPECT_EQ(error.code(), ExitCode::other);
+    expect_said(error, "but an earlier kernel may have done it). Run again with CUDA_LAUNCH_BLOCKING=1");
+  }
+}
+
+TEST(CudaCheck, TooLittleMemoryAndMissingCodeAreTheUsersToMend) {
+  EXPECT_EQ(error_of(cudaErrorMemoryAllocation).code(), ExitCode::usage);
+  const Error error = error_of(cudaErrorNoKernelImageForDevice);
+  EXPECT_EQ(error.code(), ExitCode::usage);
+  expect_said(error, "CMAKE_CUDA_ARCHITECTURES");
+}
+
+TEST(CudaCheck, AKernelThatFailsIsSeenWhenItsPlaceIsWaitedFor) {
+  for (const bool recorded : {false, true}) {
+    const auto device = make_cuda_device({.graphs = recorded});
+    const cudaStream_t stream = stream_device(*device).stream();
+    device->submit("step", [] {});
+    device->submit("step", [&] { launch(emulated::divergent_barrier, {.grid = 1, .block = 64, .stream = stream}); });
+    const Device::Place place = device->place();
+    const Error error = error_of([&] { device->wait(place); });
+    EXPECT_EQ(error.code(), ExitCode::other);
+    expect_said(error, "CUDA failed with cudaErrorLaunchFailure");
+    expect_said(error, "but an earlier kernel may have done it");
+    emulated::forget_failure();
+  }
+}
+
+}  // namespace
+}  // namespace vitrail::cuda
