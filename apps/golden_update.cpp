@@ -52,7 +52,7 @@ GoldenUpdateNorms GoldenUpdate::apply(Ops& ops, const FlatParameters& gradients,
   const std::int64_t dense_blocks = dense_->slice().blocks;
   dense_->square_sums(ops, gradients.dense(), clip_->row().slice(0, dense_blocks));
   expert_->square_sums(ops, gradients.expert(), clip_->row().slice(dense_blocks, expert_->slice().blocks));
-  clip_->run(ops, *make_self_communicator());
+  clip_->run(ops, *make_self_communicator(&parameters.device()));
 
   std::vector<std::vector<double>> before;
   for (const Tensor& tensor : parameters.tensors()) before.push_back(to_doubles(parameters.device(), tensor));
