@@ -99,8 +99,10 @@ void report_end(const Log& log, const RunConfig& config, const TrainState& state
   const double gflops = 3e-9 * forward_flops_per_image(config.model) * images / totals.step_s;
   const double share = gemm_peak > 0 ? gflops / gemm_peak : 0;
   log.info("trained ", totals.steps, " steps in ", duration(totals.train_s), ": ", fixed(images / totals.step_s, 0),
-           " images/s, ", fixed(gflops, 1), " GFLOP/s = ", fixed(100 * share, 1), " % of the measured GEMM peak (",
-           fixed(gemm_peak, 1), ")");
+           " images/s, ", fixed(gflops, 1), " GFLOP/s",
+           gemm_peak > 0
+               ? text(" = ", fixed(100 * share, 1), " % of the measured GEMM peak (", fixed(gemm_peak, 1), ")")
+               : "; no memory was left to measure the GEMM peak");
   log.info("        loss ", fixed(totals.loss, 4), ", training accuracy ", fixed(100 * totals.accuracy, 2),
            " %, dropped ", fixed(100 * totals.drop_rate, 2), " %, fullest expert ", fixed(totals.load_imbalance, 2),
            " x the mean; waited for data ", fixed(totals.data_wait_s, 2), " s, for checkpoints ",
