@@ -50,10 +50,10 @@ struct FewShotData {
 FeatureSet features_of(Dataset& dataset, const FewShotModel& model, Evaluator& evaluator) {
   std::vector<std::int64_t> numbers;
   return evaluator.features(model.params, model.ranks, dataset.images(), dataset.classes(),
-                            [&](std::int64_t first, std::int64_t count, Activations& acts) {
+                            [&](std::int64_t first, std::int64_t count, Tensor raw_images, Tensor labels) {
                               numbers.resize(static_cast<std::size_t>(count));
                               std::iota(numbers.begin(), numbers.end(), first);
-                              dataset.read(numbers, acts.raw_images.as<std::uint8_t>(), acts.labels.as<std::int32_t>());
+                              dataset.read(numbers, raw_images.as<std::uint8_t>(), labels.as<std::int32_t>());
                             });
 }
 

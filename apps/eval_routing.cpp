@@ -118,7 +118,7 @@ Metrics evaluate_and_dump(const Bench& bench, const RoutingOptions& routing, con
                              .step = reader.info().step,
                              .data = bench.dataset.name(),
                              .settings = numerics_of(options).dump()};
-  RoutingDump dump(plan, bench.config.model, bench.layout, bench.ranks.world, bench.ops.real());
+  RoutingDump dump(plan, bench.config.model, bench.layout, bench.ranks.world, bench.device, bench.ops.real());
   const auto add_pass = [&](std::int64_t pass_begin, const Activations& acts) { dump.add_pass(pass_begin, acts); };
   Metrics metrics = evaluate(bench, bench.config.model, add_pass);
   dump.finish();

@@ -26,7 +26,7 @@ LoadedModel::LoadedModel(const ModelConfig& config, const Layout& layout, Ops& o
   VITRAIL_EXPECT(!average || reader.has("average/" + table_.front().name), ExitCode::usage,
                  text("--average: ", reader.path().string(), " holds no running average of the weights"),
                  "it was trained with --average-decay 0", "Leave --average out");
-  restore_parameters(table_, first, tensors, reader, average ? "average" : "parameters");
+  restore_parameters(device, table_, first, tensors, reader, average ? "average" : "parameters");
   weights_->refresh(ops);
   params = bind_params(config, table_, weights_->tensors());
 }
@@ -35,10 +35,10 @@ Metrics evaluate(const Bench& bench, const ModelConfig& model, const AfterPass& 
   Evaluator evaluator(model, bench.layout, bench.device, bench.ops, bench.dataset.labels_per_image(),
                       after_pass != nullptr);
   std::vector<std::int64_t> numbers;
-  const auto fetch = [&](std::int64_t first, std::int64_t count, Activations& acts) {
+  const auto fetch = [&](std::int64_t first, std::int64_t count, Tensor raw_images, Tensor labels) {
     numbers.clear();
     for (std::int64_t i = 0; i < count; ++i) numbers.push_back(first + i);
-    bench.dataset.read(numbers, acts.raw_images.as<std::uint8_t>(), acts.labels.as<std::int32_t>());
+    bench.dataset.read(numbers, raw_images.as<std::uint8_t>(), labels.as<std::int32_t>());
   };
   return evaluator.run(bench.params, bench.ranks, make_loss(bench.config), bench.dataset.images(), fetch, after_pass);
 }

@@ -85,7 +85,7 @@ GoldenPass::GoldenPass(const GoldenBackend& backend, const ModelConfig& config, 
   std::vector<ProductWeights::Share> shares{{parameters.dense_layout(), parameters.dense()}};
   if (parameters.expert().elements() > 0) shares.push_back({parameters.expert_layout(), parameters.expert()});
   const auto lay_out = [&](Arena& arena) {
-    acts_ = lay_out_activations(arena, ops_, config, shape);
+    acts_ = lay_out_activations(arena, device_, ops_, config, shape);
     weights_.emplace(arena, ops_, table, shares);
   };
   Arena measured("golden pass");

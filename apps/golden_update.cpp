@@ -19,14 +19,25 @@ double squared_distance(std::span<const double> a, std::span<const double> b) {
 
 }  // namespace
 
-bool has_zero_gradient(const std::string& name) { return name.ends_with("SelfAttention/key/bias"); }
+bool has_zero_gradient(const std::string& name) { return name.ends_with("Attention/key/bias"); }
 
 GoldenUpdate::GoldenUpdate(const GoldenBackend& backend, const GoldenOptimizer& golden,
                            const std::vector<ParameterSpec>& table, const FlatParameters& parameters)
     : table_(table), golden_(golden) {
+  NormPlan plan;
+  for (const FlatLayout* layout : {&parameters.dense_layout(), &parameters.expert_layout()}) {
+    for (const FlatBlock& block : layout->blocks()) {
+      const double multiplier = gradient_multiplier(golden.optimizer, table[block.tensor].name);
+      plan.order.push_back(plan.row++);
+      plan.weights.push_back(multiplier * multiplier);
+    }
+  }
   const auto lay_out = [&](Arena& arena) {
-    dense_.emplace(arena, backend.ops.real(), golden.optimizer, table, parameters.dense_layout(), 0);
-    expert_.emplace(arena, backend.ops.real(), golden.optimizer, table, parameters.expert_layout(), 0);
+    for (auto& [optimizer, layout] :
+         {std::pair(&dense_, &parameters.dense_layout()), {&expert_, &parameters.expert_layout()}}) {
+      optimizer->emplace(arena, backend.device, backend.ops.real(), golden.optimizer, table, *layout, 0);
+    }
+    clip_.emplace(arena, backend.device, plan, 1, golden.optimizer.clip_norm);
   };
   Arena measured("golden optimizer");
   lay_out(measured);
@@ -38,18 +49,23 @@ GoldenUpdateNorms GoldenUpdate::apply(Ops& ops, const FlatParameters& gradients,
   GoldenUpdateNorms norms;
   norms.learning_rate = learning_rate(golden_.schedule, updates_);
   norms.gradients = gradients.norm(ops);
-  double squares = 0;
-  for (const double sum : dense_->square_sums(ops, gradients.dense())) squares += sum;
-  for (const double sum : expert_->square_sums(ops, gradients.expert())) squares += sum;
-  const double clip = clip_factor(golden_.optimizer, std::sqrt(squares));
+  const std::int64_t dense_blocks = dense_->slice().blocks;
+  dense_->square_sums(ops, gradients.dense(), clip_->row().slice(0, dense_blocks));
+  expert_->square_sums(ops, gradients.expert(), clip_->row().slice(dense_blocks, expert_->slice().blocks));
+  clip_->run(ops, *make_self_communicator(&parameters.device()));
 
   std::vector<std::vector<double>> before;
   for (const Tensor& tensor : parameters.tensors()) before.push_back(to_doubles(parameters.device(), tensor));
   ++updates_;
-  dense_->update(ops, gradients.dense(), clip, norms.learning_rate, updates_, parameters.dense());
-  if (parameters.expert().elements() > 0) {
-    expert_->update(ops, gradients.expert(), clip, norms.learning_rate, updates_, parameters.expert());
-  }
+  const auto update = [&](const Optimizer& optimizer, ConstTensor gradient, Tensor parameter) {
+    optimizer.update(ops, {.gradient = gradient,
+                           .learning_rate = norms.learning_rate,
+                           .updates = updates_,
+                           .clip = clip_->scale(),
+                           .parameter = parameter});
+  };
+  update(*dense_, gradients.dense(), parameters.dense());
+  if (parameters.expert().elements() > 0) update(*expert_, gradients.expert(), parameters.expert());
   double change = 0;
   for (std::size_t i = 0; i < before.size(); ++i) {
     if (has_zero_gradient(table_[i].name)) continue;

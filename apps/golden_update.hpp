@@ -7,6 +7,7 @@
 
 #include "apps/golden_config.hpp"
 #include "apps/golden_run.hpp"
+#include "train/clipping.hpp"
 
 namespace vitrail {
 
@@ -19,7 +20,7 @@ struct GoldenUpdateNorms {
 };
 
 /// Is the gradient of this parameter of a model zero in exact arithmetic? The biases of attention keys: softmax does
-/// not feel them. Adam and Adafactor divide their round-off by round-off.
+/// not feel them, unless keys are normalised. Adam and Adafactor divide their round-off by round-off.
 bool has_zero_gradient(const std::string& name);
 
 /// The optimizer: its state is that of one rank that owns everything.
@@ -34,6 +35,7 @@ class GoldenUpdate {
   GoldenOptimizer golden_;
   std::unique_ptr<Arena> arena_;
   std::optional<Optimizer> dense_, expert_;
+  std::optional<GlobalClip> clip_;
   std::int64_t updates_ = 0;
 };
 

@@ -20,8 +20,8 @@ namespace vitrail {
 /// Which of the machine's parts are used. No choice changes a bit of the results.
 struct MachineOptions {
   std::string communicator = "auto";
-  std::optional<std::int64_t> gpu;    ///< index among those that this process sees; none: by the rank on its node
-  std::optional<std::string> graphs;  ///< "on", "off"; none: on where the communicator allows it
+  std::optional<std::int64_t> gpu = {};    ///< index among those that this process sees; none: by the rank on its node
+  std::optional<std::string> graphs = {};  ///< "on", "off"; none: on where the communicator allows it
 };
 
 /// Adds --communicator, --gpu and --graphs.

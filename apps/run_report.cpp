@@ -27,13 +27,13 @@ void expect_data_fits(const Dataset& dataset, const ModelConfig& model) {
                  text("Set --classes ", dataset.classes()));
 }
 
-void copy_block(const ImageBlock& block, Activations& acts) {
-  const Shape labels{block.count, block.labels_per_image};
-  VITRAIL_EXPECT(labels == acts.labels.shape, ExitCode::other,
-                 text("a block with labels ", labels.str(), " for a pass with ", acts.labels.shape.str()),
-                 "this is a bug", "");
-  std::memcpy(acts.raw_images.data, block.images, static_cast<std::size_t>(acts.raw_images.bytes()));
-  std::memcpy(acts.labels.data, block.labels, static_cast<std::size_t>(acts.labels.bytes()));
+void copy_block(const ImageBlock& block, Tensor raw_images, Tensor labels) {
+  const Shape shape{block.count, block.labels_per_image};
+  VITRAIL_EXPECT(shape == labels.shape, ExitCode::other,
+                 text("a block with labels ", shape.str(), " for a pass with ", labels.shape.str()), "this is a bug",
+                 "");
+  std::memcpy(raw_images.data, block.images, static_cast<std::size_t>(raw_images.bytes()));
+  std::memcpy(labels.data, block.labels, static_cast<std::size_t>(labels.bytes()));
 }
 
 Json layout_json(const Layout& layout) {
@@ -99,8 +99,10 @@ void report_end(const Log& log, const RunConfig& config, const TrainState& state
   const double gflops = 3e-9 * forward_flops_per_image(config.model) * images / totals.step_s;
   const double share = gemm_peak > 0 ? gflops / gemm_peak : 0;
   log.info("trained ", totals.steps, " steps in ", duration(totals.train_s), ": ", fixed(images / totals.step_s, 0),
-           " images/s, ", fixed(gflops, 1), " GFLOP/s = ", fixed(100 * share, 1), " % of the measured GEMM peak (",
-           fixed(gemm_peak, 1), ")");
+           " images/s, ", fixed(gflops, 1), " GFLOP/s",
+           gemm_peak > 0
+               ? text(" = ", fixed(100 * share, 1), " % of the measured GEMM peak (", fixed(gemm_peak, 1), ")")
+               : "; no memory was left to measure the GEMM peak");
   log.info("        loss ", fixed(totals.loss, 4), ", training accuracy ", fixed(100 * totals.accuracy, 2),
            " %, dropped ", fixed(100 * totals.drop_rate, 2), " %, fullest expert ", fixed(totals.load_imbalance, 2),
            " x the mean; waited for data ", fixed(totals.data_wait_s, 2), " s, for checkpoints ",

@@ -16,7 +16,7 @@ void expect_images_fit(const Dataset& dataset, const ModelConfig& model);
 void expect_data_fits(const Dataset& dataset, const ModelConfig& model);
 
 /// A block's images and labels into the pass's input tensors.
-void copy_block(const ImageBlock& block, Activations& acts);
+void copy_block(const ImageBlock& block, Tensor raw_images, Tensor labels);
 
 Json layout_json(const Layout& layout);
 

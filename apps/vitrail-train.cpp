@@ -128,7 +128,7 @@ void start_from(TrainState& state, const Log& log) {
   const RunConfig& config = state.config;
   const CheckpointReader reader(config.init_from, state.ranks.world.rank() == 0);  // one reads every byte for all
   const InitialWeights weights(state.table, reader, {config.new_head, config.init_average});
-  weights.load(state.layout.first_expert(config.model), state.parameters);
+  weights.load(state.device, state.layout.first_expert(config.model), state.parameters);
   state.start_averages();
   log.info("initial weights from ", reader.path().string(), ", step ", reader.info().step);
   for (const std::string& line : weights.report()) log.info("  ", line);
@@ -198,7 +198,7 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
                  .augmentation = {config.shift, config.flip},
                  .first_step = first_step,
                  .end_step = stop});
-  const NextPass next_pass = [&](Activations& acts) { copy_block(loader.next(), acts); };
+  const NextPass next_pass = [&](Tensor raw_images, Tensor labels) { copy_block(loader.next(), raw_images, labels); };
   trainer.warm_up();
   std::optional<MetricsFile> metrics_file;
   if (world.rank() == 0) metrics_file.emplace(config.run_dir, first_step);
@@ -209,16 +209,19 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
   }
   Stopwatch training;
   RunTotals totals;
+  const auto saves_after = [&](std::int64_t step) {
+    return config.save_every > 0 && step % config.save_every == 0 && step < stop;
+  };
   while (state.step < stop) {
     const Stopwatch one;
-    const StepReport report = trainer.step(next_pass);
+    const StepReport report = trainer.step(next_pass, state.step + 1 < stop && !saves_after(state.step + 1));
     const double wait_s = loader.take_wait_s();
     totals.add(report, one.seconds(), wait_s);
     if (metrics_file && (report.step % std::max<std::int64_t>(config.log_every, 1) == 0 || report.step == last_step)) {
       metrics_file->write(report, static_cast<double>(layout.batch) / one.seconds(), wait_s, whole.seconds());
     }
     if (progress) progress->after(report);
-    if (config.save_every > 0 && report.step % config.save_every == 0 && report.step < stop) totals.save_s += save();
+    if (saves_after(report.step)) totals.save_s += save();
   }
   totals.train_s = training.seconds();
   if (progress) progress->finish();

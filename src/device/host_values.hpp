@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "device/device.hpp"
+#include "device/arena.hpp"
 
 namespace vitrail {
 
@@ -17,5 +17,14 @@ std::vector<double> to_doubles(ConstTensor from);
 /// The same for a tensor of `device`, through a copy in host memory.
 void from_doubles(std::span<const double> values, Device& device, Tensor to);
 std::vector<double> to_doubles(Device& device, ConstTensor from);
+
+/// The next tensor of an arena of `device`, with these values: [n]. A measuring arena takes its size alone.
+template <class T>
+Tensor allocate_with(Arena& arena, Device& device, const std::vector<T>& values) {
+  const ConstTensor host(values.data(), {static_cast<std::int64_t>(values.size())}, dtype_of<T>);
+  const Tensor tensor = arena.allocate(host.dtype, host.shape);
+  if (tensor) device.copy(host, tensor);
+  return tensor;
+}
 
 }  // namespace vitrail

@@ -12,12 +12,14 @@ namespace {
 /// Lengths of a pass, and shorthand for its allocations.
 struct Sizes {
   Arena& arena;
+  Device& device;
   Dtype real, stored;
   const ModelConfig& c;
   std::int64_t leaves, b, t, d, a, f, n, images, groups, s, k, owners, experts_here, slots, r;
 
-  Sizes(Arena& arena_, const PassDtypes& dtypes, const ModelConfig& config, const PassShape& shape)
+  Sizes(Arena& arena_, Device& device_, const PassDtypes& dtypes, const ModelConfig& config, const PassShape& shape)
       : arena(arena_),
+        device(device_),
         real(dtypes.real),
         stored(dtypes.stored),
         c(config),
@@ -91,18 +93,42 @@ void lay_out_soft(const Sizes& z, MoeActivations& moe) {
   soft.mu_rnorm = z.make({z.r});
   for (Tensor* x : {&soft.slots_x, &soft.slots_o}) *x = z.make({z.groups, z.r, z.d});
   for (Tensor* x : {&moe.selected, &moe.slot, &moe.row}) *x = z.make(Dtype::i32, {z.groups, z.r, 1});
+  if (!moe.slot) return;
   // Slot r of a group is slot r mod C of expert r div C.
-  for (std::int64_t i = 0; moe.slot.data != nullptr && i < moe.slot.elements(); ++i) {
-    moe.selected.as<std::int32_t>()[i] = static_cast<std::int32_t>(i % z.r / z.c.slots());
-    moe.slot.as<std::int32_t>()[i] = static_cast<std::int32_t>(i % z.c.slots());
+  std::vector<std::int32_t> selected, slot;
+  for (std::int64_t i = 0; i < moe.slot.elements(); ++i) {
+    selected.push_back(static_cast<std::int32_t>(i % z.r / z.c.slots()));
+    slot.push_back(static_cast<std::int32_t>(i % z.c.slots()));
   }
+  z.device.copy(ConstTensor(selected.data(), moe.selected.shape, Dtype::i32), moe.selected);
+  z.device.copy(ConstTensor(slot.data(), moe.slot.shape, Dtype::i32), moe.slot);
 }
 
-/// What metrics read of every block after the pass.
-void lay_out_counts(const Sizes& z, MoeActivations& moe) {
-  for (Tensor* x : {&moe.importance, &moe.load, &moe.gshard, &moe.z}) *x = z.make({z.groups});
-  for (Tensor* x : {&moe.assigned, &moe.kept}) *x = z.make(Dtype::i64, {z.c.experts});
-  moe.processed = z.make(Dtype::i64, {1});
+/// What metrics read after a pass, block by block, in one run of memory: the losses of all come first.
+std::vector<MoeActivations> lay_out_report(const Sizes& z, Activations& acts) {
+  const std::int64_t begin = z.arena.bytes();
+  std::vector<MoeActivations> blocks(static_cast<std::size_t>(z.c.blocks));
+  const auto of_each = [&](const auto& lay_out) {
+    for (const std::int64_t block : z.c.moe_blocks) lay_out(blocks[static_cast<std::size_t>(block)]);
+  };
+  acts.loss = z.make({z.images});
+  of_each([&](MoeActivations& moe) {
+    for (Tensor* x : {&moe.importance, &moe.load, &moe.gshard, &moe.z}) *x = z.make({z.groups});
+  });
+  acts.losses = acts.loss;
+  acts.losses.shape = {(z.arena.bytes() - begin) / size_of(z.real)};
+  acts.predicted = z.make(Dtype::i32, {z.images});
+  of_each([&](MoeActivations& moe) {
+    for (Tensor* x : {&moe.assigned, &moe.kept}) *x = z.make(Dtype::i64, {z.c.experts});
+    moe.processed = z.make(Dtype::i64, {1});
+  });
+  acts.report = Tensor(acts.loss.data, {z.arena.bytes() - begin}, Dtype::u8, acts.loss.device);
+  return blocks;
+}
+
+void take_reported(const MoeActivations& from, MoeActivations& to) {
+  to.importance = from.importance, to.load = from.load, to.gshard = from.gshard, to.z = from.z;
+  to.assigned = from.assigned, to.kept = from.kept, to.processed = from.processed;
 }
 
 /// What the router says of every token.
@@ -111,7 +137,6 @@ void lay_out_routing(const Sizes& z, MoeActivations& moe) { (z.soft() ? lay_out_
 MoeActivations lay_out_moe(const Sizes& z) {
   MoeActivations moe;
   lay_out_routing(z, moe);
-  lay_out_counts(z, moe);
   moe.source = z.make(Dtype::i32, {z.owners, z.leaves, z.experts_here, z.slots});
   moe.expert_x = z.make_stored(z.owner_rows(z.d));
   moe.expert_u = z.make_stored(z.owner_rows(z.f));
@@ -211,10 +236,12 @@ MapActivations lay_out_map(const Sizes& z) {
 
 }  // namespace
 
-Activations lay_out_activations(Arena& arena, const PassDtypes& dtypes, const ModelConfig& c, const PassShape& shape) {
-  const Sizes z(arena, dtypes, c, shape);
+Activations lay_out_activations(Arena& arena, Device& device, const PassDtypes& dtypes, const ModelConfig& c,
+                                const PassShape& shape) {
+  const Sizes z(arena, device, dtypes, c, shape);
   Activations acts;
   acts.shape = shape;
+  const std::vector<MoeActivations> reported = lay_out_report(z, acts);
   const Shape image_shape{z.images, c.image_height, c.image_width, c.channels};
   acts.raw_images = z.make(Dtype::u8, image_shape);
   acts.labels = z.make(Dtype::i32, {z.images, shape.labels});
@@ -231,7 +258,7 @@ Activations lay_out_activations(Arena& arena, const PassDtypes& dtypes, const Mo
   acts.x0 = z.make({z.leaves, z.n, z.d});
   if (c.positions == PositionEmbedding::sincos2d) {
     acts.positions = z.make({z.t, z.d});
-    if (acts.positions.data != nullptr) from_doubles(sincos2d_positions(c), acts.positions);
+    if (acts.positions) from_doubles(sincos2d_positions(c), device, acts.positions);
   }
   // Without a backward pass nothing of a block is needed after the next: one dense and one sparse set serve all, and
   // the residual stream alternates between two buffers.
@@ -246,10 +273,10 @@ Activations lay_out_activations(Arena& arena, const PassDtypes& dtypes, const Mo
     BlockActivations& shared = moe ? sparse : dense;
     if (keep || shared.norm0.y.elements() == 0) {
       shared = lay_out_block(z, moe, x);
-    } else if (moe) {
-      lay_out_counts(z, shared.moe);
-      if (shape.keep_routing) lay_out_routing(z, shared.moe);
+    } else if (moe && shape.keep_routing) {
+      lay_out_routing(z, shared.moe);
     }
+    take_reported(reported[static_cast<std::size_t>(block)], shared.moe);
     shared.x = x;
     shared.index = shared.moe.block = block;
     acts.blocks.push_back(shared);
@@ -265,8 +292,6 @@ Activations lay_out_activations(Arena& arena, const PassDtypes& dtypes, const Mo
   }
   acts.logits = z.make({z.images, c.classes});
   acts.dlogits = z.make({z.images, c.classes});
-  acts.loss = z.make({z.images});
-  acts.predicted = z.make(Dtype::i32, {z.images});
   acts.scratch = lay_out_scratch(z, shape);
   return acts;
 }

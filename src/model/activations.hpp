@@ -163,6 +163,9 @@ struct Activations {
   Tensor dlogits;     // [I V]
   Tensor loss;        // [I]
   Tensor predicted;   // i32 [I]
+  /// loss, predicted, and importance, load, gshard, z, assigned, kept, processed of every MoE block are parts of this:
+  Tensor report;  // u8 [bytes]
+  Tensor losses;  // [n]: its first part, all losses and nothing else but zeros
   PassScratch scratch;
   /// Images and targets before mixup, and its weights; none when one image is not mixed with others.
   Tensor unmixed_images, unmixed_targets;
@@ -170,8 +173,8 @@ struct Activations {
 };
 
 /// Lays out a pass in an arena (measuring or real). In a real arena it also fills in
-/// what is the same in every pass: the positions of sincos2d, the slots of Soft MoE. Host memory.
-Activations lay_out_activations(Arena& arena, const PassDtypes& dtypes, const ModelConfig& config,
+/// what is the same in every pass: the positions of sincos2d, the slots of Soft MoE.
+Activations lay_out_activations(Arena& arena, Device& device, const PassDtypes& dtypes, const ModelConfig& config,
                                 const PassShape& shape);
 
 }  // namespace vitrail

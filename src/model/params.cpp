@@ -253,19 +253,21 @@ double initial_value(const ParameterSpec& spec, std::uint64_t seed, std::uint32_
 
 }  // namespace
 
-void initialize(const ParameterSpec& spec, std::uint64_t seed, std::uint32_t number, bool experts_alike,
+void initialize(Device& device, const ParameterSpec& spec, std::uint64_t seed, std::uint32_t number, bool experts_alike,
                 std::int64_t first_expert, Tensor tensor) {
   const std::int64_t experts = spec.expert ? tensor.shape[0] : 1;
   const std::int64_t each = tensor.elements() / (experts > 0 ? experts : 1);
   const Tensor rows = tensor.view({experts, each});
   std::vector<double> values(static_cast<std::size_t>(each));
+  std::int64_t drawn = -1;
   for (std::int64_t e = 0; e < experts; ++e) {
     const std::int64_t drawn_for = spec.expert && !experts_alike ? first_expert + e : 0;
-    for (std::int64_t i = 0; i < each; ++i) {
+    for (std::int64_t i = 0; i < each && drawn != drawn_for; ++i) {
       values[static_cast<std::size_t>(i)] =
           initial_value(spec, seed, number, static_cast<std::uint64_t>(drawn_for * each + i));
     }
-    from_doubles(values, rows.slice(e, 1).view({each}));
+    drawn = drawn_for;
+    from_doubles(values, device, rows.slice(e, 1).view({each}));
   }
 }
 

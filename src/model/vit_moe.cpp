@@ -1,5 +1,6 @@
 #include "model/vit_moe.hpp"
 
+#include "device/host_values.hpp"
 #include "model/dropout.hpp"
 #include "model/head.hpp"
 
@@ -110,11 +111,12 @@ void draw_router_noise(Ops& ops, const ModelConfig& c, Activations& acts) {
   }
 }
 
-std::optional<std::string> first_not_finite(Ops& ops, const Activations& acts) {
-  const auto finite = [&ops](ConstTensor x) {
-    std::int32_t flag = 1;
-    ops.all_finite({.x = x.view({x.elements()}), .finite = Tensor(&flag, {1}, Dtype::i32)});
-    return flag != 0;
+std::optional<std::string> first_not_finite(Device& device, Ops& ops, const Activations& acts) {
+  Arena arena("flag", device, 64);
+  const Tensor flag = arena.allocate(Dtype::i32, {1});
+  const auto finite = [&](ConstTensor x) {
+    ops.all_finite({.x = x.view({x.elements()}), .finite = flag});
+    return to_doubles(device, flag).front() != 0;
   };
   if (!finite(acts.images)) return "the input images";
   if (!finite(acts.x0)) return "the embedding";

@@ -490,6 +490,17 @@ void BlockSquareSums::check() const {
   c.exactly(Dtype::f64, "sums", sums, "blocks");
 }
 
+void ClipScale::check() const {
+  ShapeCheck c("clip_scale");
+  c.exactly(Dtype::f64, "sums", sums, "places");
+  c.exactly(Dtype::i64, "order", order, "n");
+  c.exactly(Dtype::f64, "weights", weights, "n");
+  c.exactly(Dtype::f64, "norm", norm, "1");
+  c.exactly(Dtype::f64, "scale", scale, "1");
+  c.exactly(Dtype::i32, "halt", halt, "1");
+  c.expect(clip_norm >= 0, "clip_norm is not negative");
+}
+
 void AdamWStep::check() const {
   ShapeCheck c("adamw_step");
   c.real("gradient", gradient, "n");
@@ -498,6 +509,8 @@ void AdamWStep::check() const {
   c.exactly(Dtype::f64, "decay", decay, "blocks");
   c.exactly(Dtype::f64, "multiplier", multiplier, "blocks");
   c.exactly(Dtype::u8, "frozen", frozen, "blocks");
+  c.optional_exactly(Dtype::f64, "gradient_scale", gradient_scale, "1");
+  c.optional_exactly(Dtype::i32, "halt", halt, "1");
   c.real("parameter", parameter, "n");
   c.real("m", m, "n");
   c.real("v", v, "n");
@@ -512,6 +525,8 @@ void SgdStep::check() const {
   c.exactly(Dtype::f64, "decay", decay, "blocks");
   c.exactly(Dtype::f64, "multiplier", multiplier, "blocks");
   c.exactly(Dtype::u8, "frozen", frozen, "blocks");
+  c.optional_exactly(Dtype::f64, "gradient_scale", gradient_scale, "1");
+  c.optional_exactly(Dtype::i32, "halt", halt, "1");
   c.real("parameter", parameter, "n");
   c.optional("trace", trace, "n");
 }
@@ -525,6 +540,8 @@ void AdafactorStep::check() const {
   c.exactly(Dtype::f64, "decay", decay, "units");
   c.exactly(Dtype::f64, "multiplier", multiplier, "units");
   c.exactly(Dtype::u8, "frozen", frozen, "units");
+  c.optional_exactly(Dtype::f64, "gradient_scale", gradient_scale, "1");
+  c.optional_exactly(Dtype::i32, "halt", halt, "1");
   c.real("parameter", parameter, "n");
   c.real("statistics", statistics, "statistics");
   c.optional("m", m, "n");
@@ -533,6 +550,7 @@ void AdafactorStep::check() const {
 void RunningAverage::check() const {
   ShapeCheck c("running_average");
   c.real("x", x, "n");
+  c.optional_exactly(Dtype::i32, "halt", halt, "1");
   c.real("y", y, "n");
 }
 

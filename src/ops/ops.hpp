@@ -70,6 +70,7 @@ namespace vitrail {
   VERB(random_normal, RandomNormal)                      \
   VERB(accumulate, Accumulate)                           \
   VERB(block_square_sums, BlockSquareSums)               \
+  VERB(clip_scale, ClipScale)                            \
   VERB(adamw_step, AdamWStep)                            \
   VERB(sgd_step, SgdStep)                                \
   VERB(adafactor_step, AdafactorStep)                    \

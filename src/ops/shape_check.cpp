@@ -90,6 +90,11 @@ void ShapeCheck::exactly(Dtype dtype, std::string_view field, const ConstTensor&
   }
 }
 
+void ShapeCheck::optional_exactly(Dtype dtype, std::string_view field, const ConstTensor& tensor,
+                                  std::string_view shape) {
+  if (tensor) exactly(dtype, field, tensor, shape);
+}
+
 void ShapeCheck::letter(std::string_view name, std::int64_t length) {
   if (!bind(name, length)) {
     fail(ExitCode::other, {text(verb_, ": ", name, " is ", (*this)[name]), text("it must be ", length), ""});

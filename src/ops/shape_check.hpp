@@ -27,6 +27,8 @@ class ShapeCheck {
   void optional_stored(std::string_view field, const ConstTensor& tensor, std::string_view shape);
   /// A tensor of a fixed dtype.
   void exactly(Dtype dtype, std::string_view field, const ConstTensor& tensor, std::string_view shape);
+  /// The same, or left out.
+  void optional_exactly(Dtype dtype, std::string_view field, const ConstTensor& tensor, std::string_view shape);
   /// Fixes a letter, or demands that it has this length.
   void letter(std::string_view name, std::int64_t length);
   /// The length of a letter that was used before.

@@ -80,21 +80,39 @@ struct BlockSquareSums {
   void check() const;
 };
 
+/// The factor of all gradients from the sums of squares of their blocks, whoever's these are, and whether the update
+/// may be done at all.
+///   norm = sqrt(sum over i of sums[order[i]] * weights[i]), in an order that depends on n alone (cpu: i ascending)
+///   scale = clip_norm / norm if clip_norm is positive and norm >= clip_norm, else 1
+///   halt = 1 if norm or any of `sums`, in `order` or not, is not finite; else it stays what it was
+struct ClipScale {
+  ConstTensor sums;      // f64 [places]
+  ConstTensor order;     // i64 [n]: places
+  ConstTensor weights;   // f64 [n]: squares of the gradients' multipliers
+  double clip_norm = 0;  // 0: none
+  Tensor norm;           // f64 [1]
+  Tensor scale;          // f64 [1]
+  Tensor halt;           // i32 [1]
+  void check() const;
+};
+
 /// AdamW as optax does it. [V-MoE]
 ///   d = gradient * multiplier[b] * gradient_scale, clamped to +-clip_absolute if that is positive
 ///   m = b1 m + (1-b1) d;  v = b2 v + (1-b2) d^2
 ///   u = (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + epsilon) + decay[b] * parameter;  parameter -= learning_rate * u
 /// Block b of the parameters has a weight decay and a gradient multiplier of its own; a frozen block keeps its
-/// parameters (its moments move all the same). With `bf16_moment`, m is stored rounded to bfloat16 and decays in
-/// bfloat16, as optax's mu_dtype does it: bf16(bf16(b1) m) + (1-b1) d enters u unrounded.
+/// parameters (its moments move all the same). Nothing at all is written when `halt` is not 0. With `bf16_moment`, m is
+/// stored rounded to bfloat16 and decays in bfloat16, as optax's mu_dtype does it: bf16(bf16(b1) m) + (1-b1) d enters u
+/// unrounded.
 struct AdamWStep {
-  ConstTensor gradient;         // real [n]
-  ConstTensor block_begin;      // i64 [blocks_plus_1]
-  ConstTensor decay;            // f64 [blocks]
-  ConstTensor multiplier;       // f64 [blocks]
-  ConstTensor frozen;           // u8 [blocks]
-  double gradient_scale = 1.0;  // clipping: clip / norm when norm >= clip, else 1
-  double clip_absolute = 0;     // 0: none
+  ConstTensor gradient;          // real [n]
+  ConstTensor block_begin;       // i64 [blocks_plus_1]
+  ConstTensor decay;             // f64 [blocks]
+  ConstTensor multiplier;        // f64 [blocks]
+  ConstTensor frozen;            // u8 [blocks]
+  ConstTensor gradient_scale{};  // f64 [1] [optional]: left out, 1; ClipScale::scale
+  ConstTensor halt{};            // i32 [1] [optional]: left out, 0; ClipScale::halt
+  double clip_absolute = 0;      // 0: none
   double learning_rate{};
   double beta1 = 0.9;
   double beta2 = 0.999;
@@ -107,18 +125,19 @@ struct AdamWStep {
   void check() const;
 };
 
-/// Stochastic gradient descent with momentum as optax does it; d, decay and freezing as in AdamWStep. [V-MoE]
+/// Stochastic gradient descent with momentum as optax does it; d, decay, freezing and halt as in AdamWStep. [V-MoE]
 ///   trace = d + momentum * trace;  parameter -= learning_rate * (trace + decay[b] * parameter)
 /// With `bf16_trace` the trace is stored rounded to bfloat16: bf16(bf16(momentum) trace) + d enters the update
 /// unrounded.
 struct SgdStep {
-  ConstTensor gradient;     // real [n]
-  ConstTensor block_begin;  // i64 [blocks_plus_1]
-  ConstTensor decay;        // f64 [blocks]
-  ConstTensor multiplier;   // f64 [blocks]
-  ConstTensor frozen;       // u8 [blocks]
-  double gradient_scale = 1.0;
-  double clip_absolute = 0;  // 0: none
+  ConstTensor gradient;          // real [n]
+  ConstTensor block_begin;       // i64 [blocks_plus_1]
+  ConstTensor decay;             // f64 [blocks]
+  ConstTensor multiplier;        // f64 [blocks]
+  ConstTensor frozen;            // u8 [blocks]
+  ConstTensor gradient_scale{};  // f64 [1] [optional]
+  ConstTensor halt{};            // i32 [1] [optional]
+  double clip_absolute = 0;      // 0: none
   double learning_rate{};
   double momentum = 0;
   bool bf16_trace = false;
@@ -133,9 +152,9 @@ struct SgdStep {
 /// not factored. What lies between units (alignment) is not touched. The statistics of unit i begin at
 /// statistics_begin[i]: first over_x [a b y c], the running mean of d2 over x, then over_y [a x b c], that over y; or v
 /// [n].
-///   d as in AdamWStep;  d2 = d^2 + epsilon;  statistic = decay_rate * statistic + (1 - decay_rate) * mean of d2
-///   u = d * (over_x / mean over y of over_x)^-1/2 * over_y^-1/2,   or u = d * v^-1/2
-///   m = momentum * m + (1 - momentum) * u, u = m;   parameter -= learning_rate * (u + decay[i] * parameter)
+///   d and halt as in AdamWStep;  d2 = d^2 + epsilon;  statistic = decay_rate * statistic + (1 - decay_rate) * mean of
+///   d2 u = d * (over_x / mean over y of over_x)^-1/2 * over_y^-1/2,   or u = d * v^-1/2 m = momentum * m + (1 -
+///   momentum) * u, u = m;   parameter -= learning_rate * (u + decay[i] * parameter)
 /// (The original divides the statistic of the larger axis by its mean; in exact arithmetic that is the same.)
 /// With `bf16_momentum` m is stored rounded and decays in bfloat16: bf16(bf16(momentum) m) + (1 - momentum) u enters
 /// unrounded.
@@ -147,8 +166,9 @@ struct AdafactorStep {
   ConstTensor decay;             // f64 [units]
   ConstTensor multiplier;        // f64 [units]
   ConstTensor frozen;            // u8 [units]
-  double gradient_scale = 1.0;
-  double clip_absolute = 0;  // 0: none
+  ConstTensor gradient_scale{};  // f64 [1] [optional]
+  ConstTensor halt{};            // i32 [1] [optional]
+  double clip_absolute = 0;      // 0: none
   double learning_rate{};
   double decay_rate{};  // of this update: min(0.999, 1 - t^-0.8), t counts it
   double epsilon = 1e-30;
@@ -162,11 +182,22 @@ struct AdafactorStep {
 
 /// y = decay * y + (1 - decay) * x: a running average of weights.
 struct RunningAverage {
-  ConstTensor x;  // real [n]
+  ConstTensor x;       // real [n]
+  ConstTensor halt{};  // i32 [1] [optional]: nothing is written when it is not 0
   double decay{};
   Tensor y;  // real [n]
   void check() const;
 };
+
+/// The factor on the gradients, and whether nothing is to be written, of an update whose tensors are host memory.
+template <class Step>
+double gradient_scale_of(const Step& a) {
+  return a.gradient_scale ? *a.gradient_scale.template as<double>() : 1.0;
+}
+template <class Step>
+bool halted(const Step& a) {
+  return a.halt && *a.halt.template as<std::int32_t>() != 0;
+}
 
 /// finite[0] = 1 when every element is finite, else 0.
 struct AllFinite {

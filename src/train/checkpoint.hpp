@@ -17,16 +17,17 @@
 
 #include "base/json.hpp"
 #include "comm/communicator.hpp"
-#include "device/tensor.hpp"
+#include "device/device.hpp"
 
 namespace vitrail {
 
 /// A run of consecutive elements (row-major) of a logical tensor that this rank owns and writes.
 struct CheckpointPiece {
-  std::string tensor;      ///< logical name, e.g. "parameters/Encoder/encoderblock_0/Mlp/Dense_0/kernel"
-  Shape shape;             ///< of the whole logical tensor
-  std::int64_t first = 0;  ///< index of the piece's first element in the logical tensor
-  ConstTensor data;        ///< [count], host memory
+  std::string tensor;        ///< logical name, e.g. "parameters/Encoder/encoderblock_0/Mlp/Dense_0/kernel"
+  Shape shape;               ///< of the whole logical tensor
+  std::int64_t first = 0;    ///< index of the piece's first element in the logical tensor
+  ConstTensor data;          ///< [count]
+  Device* device = nullptr;  ///< whose memory data is; none: host memory
 };
 
 /// What a checkpoint says of itself.
@@ -66,6 +67,8 @@ class CheckpointReader {
   [[nodiscard]] Dtype dtype(const std::string& tensor) const;
   /// Elements first .. first + to.elements() - 1 of a tensor into host memory `to` of the same dtype.
   void read(const std::string& tensor, std::int64_t first, Tensor to) const;
+  /// The same for memory of `device`, through a buffer in host memory.
+  void read(const std::string& tensor, std::int64_t first, Device& device, Tensor to) const;
   /// SHA-256 over the names, shapes, dtypes and bytes of all tensors in sorted order, and the step: equal digests mean
   /// equal bits, whatever layout wrote them.
   [[nodiscard]] std::string digest() const;

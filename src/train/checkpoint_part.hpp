@@ -19,8 +19,8 @@ inline constexpr std::int64_t kTransferBytes = std::int64_t{16} << 20;
 std::string part_name(int rank, int ranks);
 std::string piece_dataset(const std::string& tensor, std::int64_t first);
 
-/// Error (checkpoint) unless this is a piece that can be stored: host memory, a dtype that HDF5 files hold, a range
-/// inside the tensor, a usable name.
+/// Error (checkpoint) unless this is a piece that can be stored: host memory or that of a named device, a dtype that
+/// HDF5 files hold, a range inside the tensor, a usable name.
 void check_piece(const CheckpointPiece& piece);
 
 /// Writes the file and forces it to disk. Empty pieces leave no dataset.

@@ -134,6 +134,19 @@ void CheckpointReader::read(const std::string& tensor, std::int64_t first, Tenso
   }
 }
 
+void CheckpointReader::read(const std::string& tensor, std::int64_t first, Device& device, Tensor to) const {
+  if (to.device == DeviceKind::cpu) return read(tensor, first, to);
+  const std::int64_t most = kTransferBytes / size_of(to.dtype);
+  const Tensor all = to.view({to.elements()});
+  std::vector<std::byte> buffer(static_cast<std::size_t>(std::min(kTransferBytes, to.bytes())));
+  for (std::int64_t done = 0; done < all.elements(); done += most) {
+    const std::int64_t count = std::min(most, all.elements() - done);
+    const Tensor piece(buffer.data(), {count}, to.dtype);
+    read(tensor, first + done, piece);
+    device.copy(piece, all.slice(done, count));
+  }
+}
+
 std::string CheckpointReader::digest() const {
   Sha256 sum;
   sum.update(text("step ", info().step, "\n"));

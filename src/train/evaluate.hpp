@@ -2,14 +2,19 @@
 // Evaluation over a data set in its own order, on all ranks.
 
 #include <functional>
+#include <memory>
+#include <optional>
 
 #include "train/fewshot.hpp"
 #include "train/metrics.hpp"
+#include "train/pass_feed.hpp"
+#include "train/state.hpp"
 
 namespace vitrail {
 
-/// Puts images first .. first + count - 1 of the set into the front of acts.raw_images and acts.labels.
-using FetchImages = std::function<void(std::int64_t first, std::int64_t count, Activations& acts)>;
+/// Puts images first .. first + count - 1 of the set into the front of these tensors in host memory: u8 [I h w c] and
+/// i32 [I labels].
+using FetchImages = std::function<void(std::int64_t first, std::int64_t count, Tensor raw_images, Tensor labels)>;
 
 /// Is shown a pass when it is done, on every rank, also on those whose images are all padding. `pass_begin` is the
 /// first image of the pass; rank r holds those from pass_begin + r * pass_images() on.
@@ -34,9 +39,12 @@ class Evaluator {
 
  private:
   void forward(const VitMoeParams& params, const Ranks& ranks, std::int64_t valid_images);
-  /// All images through the model; `use` is called after each pass, with its first image and the number of this rank's.
+  /// All images through the model; `use` is called after each pass, with its first image, the number of this rank's and
+  /// their labels in host memory.
+  using UsePass = std::function<void(std::int64_t pass_begin, std::int64_t count, ConstTensor labels)>;
+  void mask_images_from(std::int64_t valid_images);
   void for_each_pass(const VitMoeParams& params, const Ranks& ranks, std::int64_t images, const FetchImages& fetch,
-                     const std::function<void(std::int64_t pass_begin, std::int64_t count)>& use);
+                     const UsePass& use);
   [[nodiscard]] std::int64_t images_per_pass() const { return layout_.ranks * layout_.pass_images(); }
 
   ModelConfig config_;
@@ -45,6 +53,8 @@ class Evaluator {
   Ops& ops_;
   std::unique_ptr<Arena> arena_;
   Activations acts_;
+  std::optional<PassFeed> feed_;
+  HostTensor report_;  // of acts_.report
 };
 
 }  // namespace vitrail

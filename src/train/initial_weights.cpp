@@ -46,10 +46,10 @@ std::vector<double> read_doubles(const CheckpointReader& reader, const std::stri
 }
 
 /// Elements of a tensor of the checkpoint into `to`.
-void read_into(const CheckpointReader& reader, const std::string& name, std::int64_t first, Tensor to) {
+void read_into(const CheckpointReader& reader, const std::string& name, std::int64_t first, Device& device, Tensor to) {
   const Tensor flat = to.view({to.elements()});
-  if (reader.dtype(name) == to.dtype) return reader.read(name, first, flat);
-  from_doubles(read_doubles(reader, name, first, to.elements()), flat);
+  if (reader.dtype(name) == to.dtype) return reader.read(name, first, device, flat);
+  from_doubles(read_doubles(reader, name, first, to.elements()), device, flat);
 }
 
 }  // namespace
@@ -126,7 +126,7 @@ void InitialWeights::expect_nothing_left() const {
   }
 }
 
-void InitialWeights::load(std::int64_t first_expert, const std::vector<Tensor>& tensors) const {
+void InitialWeights::load(Device& device, std::int64_t first_expert, const std::vector<Tensor>& tensors) const {
   for (std::size_t i = 0; i < table_.size(); ++i) {
     const Origin& origin = origins_[i];
     const Tensor& to = tensors[i];
@@ -135,19 +135,19 @@ void InitialWeights::load(std::int64_t first_expert, const std::vector<Tensor>& 
         break;
       case Way::copied: {
         const std::int64_t each = table_[i].expert ? table_[i].shape.elements() / table_[i].shape[0] : 0;
-        read_into(reader_, origin.source, first_expert * each, to);
+        read_into(reader_, origin.source, first_expert * each, device, to);
         break;
       }
       case Way::resized: {
         const Shape shape = reader_.shape(origin.source);
-        from_doubles(vit_zoom(read_doubles(reader_, origin.source, 0, shape.elements()), shape[1], to_doubles(to),
-                              table_[i].shape[1]),
-                     to);
+        from_doubles(vit_zoom(read_doubles(reader_, origin.source, 0, shape.elements()), shape[1],
+                              to_doubles(device, to), table_[i].shape[1]),
+                     device, to);
         break;
       }
       case Way::tiled:
         for (std::int64_t expert = 0; expert < to.shape[0]; ++expert) {
-          read_into(reader_, origin.source, 0, to.slice(expert, 1));
+          read_into(reader_, origin.source, 0, device, to.slice(expert, 1));
         }
         break;
     }

@@ -35,8 +35,8 @@ class InitialWeights {
                  const InitialWeightsOptions& options);
 
   /// Fills the tensors of the table, which must hold their fresh initial values and, of an expert tensor, the experts
-  /// from `first_expert` on; reads no others. Host memory; floats of another width are converted.
-  void load(std::int64_t first_expert, const std::vector<Tensor>& tensors) const;
+  /// from `first_expert` on; reads no others. Floats of another width are converted.
+  void load(Device& device, std::int64_t first_expert, const std::vector<Tensor>& tensors) const;
 
   /// What became of the tensors, for people: one line per way that was taken.
   [[nodiscard]] std::vector<std::string> report() const;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <tuple>
 
 #include "device/host_values.hpp"
 
@@ -54,11 +53,35 @@ double Metrics::load_imbalance() const {
   return largest;
 }
 
-void MetricsCollector::add_pass(const Activations& acts, std::int64_t valid_images) {
-  const std::vector<double> loss = to_doubles(acts.loss);
-  const auto* predicted = acts.predicted.as<std::int32_t>();
-  const auto* labels = acts.labels.as<std::int32_t>();  // [I each]
-  const std::int64_t each = acts.shape.labels;
+bool PassNumbers::finite() const {
+  const auto finite = [](const ConstTensor& values) {
+    const std::vector<double> all = to_doubles(values);
+    return std::all_of(all.begin(), all.end(), [](double value) { return std::isfinite(value); });
+  };
+  return finite(loss) && std::all_of(moe.begin(), moe.end(), [&](const Moe& block) {
+           return finite(block.importance) && finite(block.load) && finite(block.gshard) && finite(block.z);
+         });
+}
+
+PassNumbers pass_numbers(const Activations& acts, const ModelConfig& config, ConstTensor report, ConstTensor labels) {
+  const auto in_copy = [&](const Tensor& x) {
+    const auto offset = static_cast<const std::byte*>(x.data) - static_cast<const std::byte*>(acts.report.data);
+    return ConstTensor(static_cast<const std::byte*>(report.data) + offset, x.shape, x.dtype);
+  };
+  PassNumbers numbers{labels, in_copy(acts.loss), in_copy(acts.predicted), {}};
+  for (const std::int64_t block : config.moe_blocks) {
+    const MoeActivations& moe = acts.blocks[static_cast<std::size_t>(block)].moe;
+    numbers.moe.push_back({in_copy(moe.importance), in_copy(moe.load), in_copy(moe.gshard), in_copy(moe.z),
+                           in_copy(moe.assigned), in_copy(moe.kept), in_copy(moe.processed)});
+  }
+  return numbers;
+}
+
+void MetricsCollector::add_pass(const PassNumbers& numbers, std::int64_t valid_images) {
+  const std::vector<double> loss = to_doubles(numbers.loss);
+  const auto* predicted = numbers.predicted.as<std::int32_t>();
+  const auto* labels = numbers.labels.as<std::int32_t>();
+  const std::int64_t each = numbers.labels.shape[1];
   for (std::size_t i = 0; i < loss.size(); ++i) {
     const bool counts = static_cast<std::int64_t>(i) < valid_images;
     losses_.push_back(counts ? loss[i] : 0);
@@ -74,14 +97,13 @@ void MetricsCollector::add_pass(const Activations& acts, std::int64_t valid_imag
           : (valid_images * config_.tokens() + config_.group_tokens() - 1) / config_.group_tokens();
   valid_groups_ += valid_groups;
   std::size_t count = 0;
-  for (const std::int64_t block : config_.moe_blocks) {
-    const MoeActivations& moe = acts.blocks[static_cast<std::size_t>(block)].moe;
-    for (const Tensor& kind : {moe.importance, moe.load, moe.gshard, moe.z}) {
+  for (const PassNumbers::Moe& moe : numbers.moe) {
+    for (const ConstTensor& kind : {moe.importance, moe.load, moe.gshard, moe.z}) {
       std::vector<double> values = to_doubles(kind);
       std::fill(values.begin() + valid_groups, values.end(), 0.0);
       groups_.insert(groups_.end(), values.begin(), values.end());
     }
-    for (const Tensor& kind : {moe.assigned, moe.kept, moe.processed}) {
+    for (const ConstTensor& kind : {moe.assigned, moe.kept, moe.processed}) {
       const auto* values = kind.as<std::int64_t>();
       counts_.resize(std::max(counts_.size(), count + static_cast<std::size_t>(kind.elements())));
       for (std::int64_t i = 0; i < kind.elements(); ++i) counts_[count++] += values[i];
@@ -155,45 +177,6 @@ Metrics MetricsCollector::finish(Communicator& world) {
   counts_.clear();
   passes_ = images_ = correct_ = valid_groups_ = 0;
   return metrics;
-}
-
-GlobalNorm::GlobalNorm(const TrainState& state)
-    : dense_blocks_(state.dense_layout.most_blocks()),
-      row_(dense_blocks_ + (state.expert_layout ? state.expert_layout->most_blocks() : 0)) {
-  // (tensor, first element in the logical tensor) orders the blocks of all ranks as the table, experts and blocks do.
-  std::vector<std::tuple<std::size_t, std::int64_t, std::int64_t>> places;
-  for (std::int64_t rank = 0; rank < state.layout.ranks; ++rank) {
-    const FlatSlice& dense = state.dense_layout.slice(rank);
-    for (std::int64_t i = 0; i < dense.blocks; ++i) {
-      const FlatBlock& block = state.dense_layout.blocks()[static_cast<std::size_t>(dense.first_block + i)];
-      places.emplace_back(block.tensor, block.first, rank * row_ + i);
-    }
-    if (!state.expert_layout) continue;
-    // Every rank's experts are laid out like mine; only the numbers of the experts differ.
-    Layout theirs = state.layout;
-    theirs.rank = rank;
-    const FlatSlice& expert = state.expert_layout->slice(theirs.replica());
-    const std::int64_t here = state.layout.experts_here(state.config.model);
-    for (std::int64_t i = 0; i < expert.blocks; ++i) {
-      const FlatBlock& block = state.expert_layout->blocks()[static_cast<std::size_t>(expert.first_block + i)];
-      const std::int64_t each = state.table[block.tensor].shape.elements() / state.config.model.experts;
-      const std::int64_t first = block.first + (theirs.expert_rank() - state.layout.expert_rank()) * here * each;
-      places.emplace_back(block.tensor, first, rank * row_ + dense_blocks_ + i);
-    }
-  }
-  std::sort(places.begin(), places.end());
-  for (const auto& place : places) order_.push_back(std::get<2>(place));
-}
-
-double GlobalNorm::operator()(Communicator& world, const std::vector<double>& dense,
-                              const std::vector<double>& expert) const {
-  std::vector<double> row(static_cast<std::size_t>(row_), 0.0);
-  std::copy(dense.begin(), dense.end(), row.begin());
-  std::copy(expert.begin(), expert.end(), row.begin() + dense_blocks_);
-  const std::vector<double> all = gather(world, row);
-  double sum = 0;
-  for (const std::int64_t place : order_) sum += all[static_cast<std::size_t>(place)];
-  return std::sqrt(sum);
 }
 
 }  // namespace vitrail

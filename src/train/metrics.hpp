@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "base/json.hpp"
+#include "comm/communicator.hpp"
 #include "model/activations.hpp"
-#include "train/state.hpp"
 
 namespace vitrail {
 
@@ -45,13 +45,33 @@ struct Metrics {
   [[nodiscard]] double load_imbalance() const;  ///< the largest of all MoE blocks
 };
 
+/// What metrics read of a pass, in host memory.
+struct PassNumbers {
+  /// Of an MoE block.
+  struct Moe {
+    ConstTensor importance, load, gshard, z;  // [groups]
+    ConstTensor assigned, kept;               // i64 [E]
+    ConstTensor processed;                    // i64 [1]
+  };
+  ConstTensor labels;     // i32 [I labels]
+  ConstTensor loss;       // [I]
+  ConstTensor predicted;  // i32 [I]
+  std::vector<Moe> moe;
+
+  /// Whether all losses are.
+  [[nodiscard]] bool finite() const;
+};
+
+/// `report`: a copy of acts.report in host memory, to which the numbers point.
+PassNumbers pass_numbers(const Activations& acts, const ModelConfig& config, ConstTensor report, ConstTensor labels);
+
 /// Collects the numbers of a rank's passes and, at the end, those of all ranks.
 class MetricsCollector {
  public:
   explicit MetricsCollector(const ModelConfig& config) : config_(config) {}
 
-  /// After a forward pass and its loss. The first `valid_images` of the pass count.
-  void add_pass(const Activations& acts, std::int64_t valid_images);
+  /// Of a forward pass and its loss. The first `valid_images` of the pass count.
+  void add_pass(const PassNumbers& numbers, std::int64_t valid_images);
   /// Sums over all passes and ranks in the order of the batch: pass-major, then rank. Collective. Empties the
   /// collector.
   Metrics finish(Communicator& world);
@@ -65,20 +85,6 @@ class MetricsCollector {
   std::vector<double> losses_;        // [passes][images of a pass], 0 for images that do not count
   std::vector<double> groups_;        // [passes][MoE blocks][groups of 4 losses]
   std::vector<std::int64_t> counts_;  // [MoE blocks][2 E + 1]: assigned, kept, processed
-};
-
-/// Square root of the sum over all parameters of the whole model, from the block sums of every rank's slices, added up
-/// in the order of the table, experts and blocks.
-class GlobalNorm {
- public:
-  explicit GlobalNorm(const TrainState& state);
-  /// Collective.
-  double operator()(Communicator& world, const std::vector<double>& dense, const std::vector<double>& expert) const;
-
- private:
-  std::int64_t dense_blocks_;        // places for dense blocks in a rank's row
-  std::int64_t row_;                 // places in all
-  std::vector<std::int64_t> order_;  // places in the gathered rows, in the order of summation
 };
 
 }  // namespace vitrail

@@ -25,8 +25,8 @@ struct Mixup {
 std::vector<double> dirichlet(double concentration, std::int64_t m, std::uint64_t seed, std::uint64_t step,
                               std::int64_t index);
 
-/// Draws of m numbers, one after the other -> weights: real [leaves B m]. Every draw is sorted descending and given to
-/// an equal run of consecutive images: there are 1, leaves or leaves*B draws.
+/// Draws of m numbers, one after the other -> weights: real [leaves B m], host memory. Every draw is sorted descending
+/// and given to an equal run of consecutive images: there are 1, leaves or leaves*B draws.
 void set_mixup_weights(std::vector<double> draws, Tensor weights);
 
 /// The weights of the leaves that begin with number `first_leaf` of the step's batch: real [leaves B m]. A pure

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <regex>
 
+#include "device/host_values.hpp"
+
 namespace vitrail {
 
 namespace {
@@ -28,11 +30,6 @@ bool is_frozen(const OptimizerConfig& config, const std::string& name) {
   return !config.trainable.empty() && !found(config.trainable, name);
 }
 
-template <class T>
-ConstTensor view(const std::vector<T>& values) {
-  return {values.data(), {static_cast<std::int64_t>(values.size())}, dtype_of<T>};
-}
-
 }  // namespace
 
 std::vector<std::int64_t> optimizer_pieces(const OptimizerConfig& config, const std::vector<ParameterSpec>& table,
@@ -51,36 +48,48 @@ void expect_some_are_frozen(const OptimizerConfig& config, const std::vector<Par
                  "it is found in every parameter's name: nothing would be trained", "");
 }
 
-void Optimizer::PerTensor::add(const OptimizerConfig& config, const std::vector<ParameterSpec>& table,
-                               std::size_t tensor) {
-  if (!decay.empty() && tensor == last) {
-    decay.push_back(decay.back());
-    multiplier.push_back(multiplier.back());
-    frozen.push_back(frozen.back());
-    return;
-  }
-  last = tensor;
-  const std::string& name = table[tensor].name;
-  decay.push_back(first_match(config.decay, name, 0));
-  multiplier.push_back(first_match(config.gradient_scale, name, 1));
-  frozen.push_back(is_frozen(config, name) ? 1 : 0);
+double gradient_multiplier(const OptimizerConfig& config, const std::string& name) {
+  return first_match(config.gradient_scale, name, 1);
 }
 
-Optimizer::Optimizer(Arena& arena, Dtype real, const OptimizerConfig& config, const std::vector<ParameterSpec>& table,
-                     const FlatLayout& layout, std::int64_t owner)
+Optimizer::PerTensor Optimizer::per_tensor(Arena& arena, Device& device,
+                                           const std::vector<std::size_t>& tensors) const {
+  std::vector<double> decay, multiplier;
+  std::vector<std::uint8_t> frozen;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (i > 0 && tensors[i] == tensors[i - 1]) {
+      decay.push_back(decay.back());
+      multiplier.push_back(multiplier.back());
+      frozen.push_back(frozen.back());
+      continue;
+    }
+    const std::string& name = table_[tensors[i]].name;
+    decay.push_back(first_match(config_.decay, name, 0));
+    multiplier.push_back(gradient_multiplier(config_, name));
+    frozen.push_back(is_frozen(config_, name) ? 1 : 0);
+  }
+  return {allocate_with(arena, device, decay), allocate_with(arena, device, multiplier),
+          allocate_with(arena, device, frozen)};
+}
+
+Optimizer::Optimizer(Arena& arena, Device& device, Dtype real, const OptimizerConfig& config,
+                     const std::vector<ParameterSpec>& table, const FlatLayout& layout, std::int64_t owner)
     : config_(config), table_(table), slice_(layout.slice(owner)), runs_(layout.runs(owner)) {
   VITRAIL_EXPECT(config.clip_norm == 0 || config.clip_absolute == 0, ExitCode::usage,
                  "gradients are to be clipped by norm and by element", "one excludes the other",
                  "Set one of them to 0");
   VITRAIL_EXPECT(config.frozen.empty() || config.trainable.empty(), ExitCode::usage,
                  "both frozen and trainable parameters are named", "one follows from the other", "Give one pattern");
+  std::vector<std::int64_t> begin;
+  std::vector<std::size_t> tensors;
   for (std::int64_t i = 0; i < slice_.blocks; ++i) {
     const FlatBlock& block = layout.blocks()[static_cast<std::size_t>(slice_.first_block + i)];
-    block_begin_.push_back(block.begin - slice_.begin);
-    blocks_.add(config, table, block.tensor);
+    begin.push_back(block.begin - slice_.begin);
+    tensors.push_back(block.tensor);
   }
-  block_begin_.push_back(slice_.count);
-  sums_.resize(static_cast<std::size_t>(slice_.blocks));
+  begin.push_back(slice_.count);
+  block_begin_ = allocate_with(arena, device, begin);
+  blocks_ = per_tensor(arena, device, tensors);
 
   switch (config.kind) {
     case OptimizerKind::adamw:
@@ -92,12 +101,20 @@ Optimizer::Optimizer(Arena& arena, Dtype real, const OptimizerConfig& config, co
       break;
     case OptimizerKind::adafactor:
       if (config.momentum > 0) m_ = add_state(arena, real, "adafactor_momentum/");
-      units_.emplace(table, config.factored_above, adafactor_pieces(table, config.factored_above, true), layout, owner);
-      for (const std::size_t tensor : units_->tensor) of_units_.add(config, table, tensor);
+      lay_out_units(arena, device, layout, owner);
       v_ = arena.allocate(real, {units_->statistics});
       break;
   }
   if (config.average_decay > 0) average_ = add_state(arena, real, "average/");
+}
+
+void Optimizer::lay_out_units(Arena& arena, Device& device, const FlatLayout& layout, std::int64_t owner) {
+  const std::int64_t above = config_.factored_above;
+  units_.emplace(table_, above, adafactor_pieces(table_, above, true), layout, owner);
+  unit_begin_ = allocate_with(arena, device, units_->begin);
+  factors_ = allocate_with(arena, device, units_->factors).view({unit_begin_.elements(), 5});
+  statistics_begin_ = allocate_with(arena, device, units_->statistics_begin);
+  of_units_ = per_tensor(arena, device, units_->tensor);
 }
 
 Tensor Optimizer::add_state(Arena& arena, Dtype real, const std::string& kind) {
@@ -109,86 +126,81 @@ void Optimizer::start_average(Device& device, ConstTensor parameter) {
   if (config_.average_decay > 0) device.copy(parameter, average_);
 }
 
-std::vector<double> Optimizer::square_sums(Ops& ops, ConstTensor gradient) {
-  ops.block_square_sums(
-      {.x = gradient, .block_begin = view(block_begin_), .sums = Tensor(sums_.data(), {slice_.blocks}, Dtype::f64)});
-  std::vector<double> scaled = sums_;
-  for (std::size_t i = 0; i < scaled.size(); ++i) scaled[i] *= blocks_.multiplier[i] * blocks_.multiplier[i];
-  return scaled;
+void Optimizer::square_sums(Ops& ops, ConstTensor gradient, Tensor sums) const {
+  ops.block_square_sums({.x = gradient, .block_begin = block_begin_, .sums = sums});
 }
 
-void Optimizer::update(Ops& ops, ConstTensor gradient, double clip, double learning_rate, std::int64_t updates,
-                       Tensor parameter) {
+void Optimizer::update(Ops& ops, const Update& update) const {
   switch (config_.kind) {
     case OptimizerKind::adamw:
-      adamw(ops, gradient, clip, learning_rate, updates, parameter);
+      adamw(ops, update);
       break;
     case OptimizerKind::sgd:
-      sgd(ops, gradient, clip, learning_rate, parameter);
+      sgd(ops, update);
       break;
     case OptimizerKind::adafactor:
-      adafactor(ops, gradient, clip, learning_rate, updates, parameter);
+      adafactor(ops, update);
       break;
   }
   if (config_.average_decay > 0) {
-    ops.running_average({.x = parameter, .decay = config_.average_decay, .y = average_});
+    ops.running_average({.x = update.parameter, .halt = update.halt, .decay = config_.average_decay, .y = average_});
   }
 }
 
-void Optimizer::adamw(Ops& ops, ConstTensor gradient, double clip, double learning_rate, std::int64_t updates,
-                      Tensor parameter) {
-  ops.adamw_step({.gradient = gradient,
-                  .block_begin = view(block_begin_),
-                  .decay = view(blocks_.decay),
-                  .multiplier = view(blocks_.multiplier),
-                  .frozen = view(blocks_.frozen),
-                  .gradient_scale = clip,
+void Optimizer::adamw(Ops& ops, const Update& update) const {
+  ops.adamw_step({.gradient = update.gradient,
+                  .block_begin = block_begin_,
+                  .decay = blocks_.decay,
+                  .multiplier = blocks_.multiplier,
+                  .frozen = blocks_.frozen,
+                  .gradient_scale = update.clip,
+                  .halt = update.halt,
                   .clip_absolute = config_.clip_absolute,
-                  .learning_rate = learning_rate,
+                  .learning_rate = update.learning_rate,
                   .beta1 = config_.beta1,
                   .beta2 = config_.beta2,
                   .epsilon = config_.epsilon,
-                  .updates = updates,
+                  .updates = update.updates,
                   .bf16_moment = config_.bf16_momentum,
-                  .parameter = parameter,
+                  .parameter = update.parameter,
                   .m = m_,
                   .v = v_});
 }
 
-void Optimizer::sgd(Ops& ops, ConstTensor gradient, double clip, double learning_rate, Tensor parameter) {
-  ops.sgd_step({.gradient = gradient,
-                .block_begin = view(block_begin_),
-                .decay = view(blocks_.decay),
-                .multiplier = view(blocks_.multiplier),
-                .frozen = view(blocks_.frozen),
-                .gradient_scale = clip,
+void Optimizer::sgd(Ops& ops, const Update& update) const {
+  ops.sgd_step({.gradient = update.gradient,
+                .block_begin = block_begin_,
+                .decay = blocks_.decay,
+                .multiplier = blocks_.multiplier,
+                .frozen = blocks_.frozen,
+                .gradient_scale = update.clip,
+                .halt = update.halt,
                 .clip_absolute = config_.clip_absolute,
-                .learning_rate = learning_rate,
+                .learning_rate = update.learning_rate,
                 .momentum = config_.momentum,
                 .bf16_trace = config_.bf16_momentum,
-                .parameter = parameter,
+                .parameter = update.parameter,
                 .trace = m_});
 }
 
-void Optimizer::adafactor(Ops& ops, ConstTensor gradient, double clip, double learning_rate, std::int64_t updates,
-                          Tensor parameter) {
-  const auto units = static_cast<std::int64_t>(units_->begin.size());
-  const double exact_decay = 1 - std::pow(static_cast<double>(updates), -config_.decay_exponent);
-  ops.adafactor_step({.gradient = gradient,
-                      .unit_begin = view(units_->begin),
-                      .factors = view(units_->factors).view({units, 5}),
-                      .statistics_begin = view(units_->statistics_begin),
-                      .decay = view(of_units_.decay),
-                      .multiplier = view(of_units_.multiplier),
-                      .frozen = view(of_units_.frozen),
-                      .gradient_scale = clip,
+void Optimizer::adafactor(Ops& ops, const Update& update) const {
+  const double exact_decay = 1 - std::pow(static_cast<double>(update.updates), -config_.decay_exponent);
+  ops.adafactor_step({.gradient = update.gradient,
+                      .unit_begin = unit_begin_,
+                      .factors = factors_,
+                      .statistics_begin = statistics_begin_,
+                      .decay = of_units_.decay,
+                      .multiplier = of_units_.multiplier,
+                      .frozen = of_units_.frozen,
+                      .gradient_scale = update.clip,
+                      .halt = update.halt,
                       .clip_absolute = config_.clip_absolute,
-                      .learning_rate = learning_rate,
+                      .learning_rate = update.learning_rate,
                       .decay_rate = std::min(config_.decay_rate_max, exact_decay),
                       .epsilon = config_.square_epsilon,
                       .momentum = config_.momentum,
                       .bf16_momentum = config_.bf16_momentum,
-                      .parameter = parameter,
+                      .parameter = update.parameter,
                       .statistics = v_,
                       .m = m_});
 }
@@ -208,10 +220,6 @@ std::vector<StatePiece> Optimizer::state() const {
     }
   }
   return pieces;
-}
-
-double clip_factor(const OptimizerConfig& config, double norm) {
-  return config.clip_norm > 0 && norm >= config.clip_norm ? config.clip_norm / norm : 1.0;
 }
 
 }  // namespace vitrail

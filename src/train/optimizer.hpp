@@ -64,16 +64,23 @@ class Optimizer {
  public:
   /// Slice `owner` of `layout`, which is cut at optimizer_pieces. Error (usage) for a bad pattern or contradicting
   /// settings.
-  Optimizer(Arena& arena, Dtype real, const OptimizerConfig& config, const std::vector<ParameterSpec>& table,
-            const FlatLayout& layout, std::int64_t owner);
+  Optimizer(Arena& arena, Device& device, Dtype real, const OptimizerConfig& config,
+            const std::vector<ParameterSpec>& table, const FlatLayout& layout, std::int64_t owner);
 
   /// The running average begins as these parameters [slice]. (All other state begins as zero.)
   void start_average(Device& device, ConstTensor parameter);
-  /// Sum of the squares of the (scaled) gradients of each block of the slice, f64, in block order.
-  [[nodiscard]] std::vector<double> square_sums(Ops& ops, ConstTensor gradient);
-  /// One update. `gradient`, `parameter` [slice]; `clip` = factor from global-norm clipping; `updates` counts this one.
-  void update(Ops& ops, ConstTensor gradient, double clip, double learning_rate, std::int64_t updates,
-              Tensor parameter);
+  /// sums: f64 [slice().blocks]. Sum of the squares of the gradients of each block, before their own factors.
+  void square_sums(Ops& ops, ConstTensor gradient, Tensor sums) const;
+  /// One update.
+  struct Update {
+    ConstTensor gradient;  // [slice]
+    double learning_rate = 0;
+    std::int64_t updates = 1;  ///< counts this one
+    ConstTensor clip{};        // f64 [1]: the factor from clipping by norm; left out, 1
+    ConstTensor halt{};        // i32 [1]: nothing changes when it is not 0
+    Tensor parameter;          // [slice]
+  };
+  void update(Ops& ops, const Update& update) const;
 
   /// Everything that a checkpoint must hold, of this owner. Names and shapes do not depend on the layout:
   ///   adam_m/NAME, adam_v/NAME, sgd_momentum/NAME, adafactor_momentum/NAME, adafactor_v/NAME, average/NAME  as NAME
@@ -88,35 +95,35 @@ class Optimizer {
     Tensor values;
   };
   Tensor add_state(Arena& arena, Dtype real, const std::string& kind);
-  void adamw(Ops& ops, ConstTensor gradient, double clip, double learning_rate, std::int64_t updates, Tensor parameter);
-  void sgd(Ops& ops, ConstTensor gradient, double clip, double learning_rate, Tensor parameter);
-  void adafactor(Ops& ops, ConstTensor gradient, double clip, double learning_rate, std::int64_t updates,
-                 Tensor parameter);
+  void adamw(Ops& ops, const Update& update) const;
+  void sgd(Ops& ops, const Update& update) const;
+  void adafactor(Ops& ops, const Update& update) const;
 
-  /// Values from patterns, for every block or unit.
+  /// Values from patterns, for every block or unit: [n]
   struct PerTensor {
-    std::vector<double> decay, multiplier;
-    std::vector<std::uint8_t> frozen;
-    std::size_t last = 0;  ///< tensor that was added last
-    void add(const OptimizerConfig& config, const std::vector<ParameterSpec>& table, std::size_t tensor);
+    Tensor decay, multiplier;  // f64
+    Tensor frozen;             // u8
   };
+  /// Of block or unit i as of tensor tensors[i] of the table.
+  PerTensor per_tensor(Arena& arena, Device& device, const std::vector<std::size_t>& tensors) const;
+  void lay_out_units(Arena& arena, Device& device, const FlatLayout& layout, std::int64_t owner);
 
   OptimizerConfig config_;
   const std::vector<ParameterSpec>& table_;
   FlatSlice slice_;
   std::vector<FlatRun> runs_;
-  std::vector<std::int64_t> block_begin_;  // relative to the slice
+  Tensor block_begin_;  // i64 [blocks+1], relative to the slice
   PerTensor blocks_;
-  std::vector<double> sums_;
   std::vector<Elementwise> elementwise_;
   Tensor m_;  // first moment or momentum; none without momentum
   Tensor v_;  // AdamW's second moment, Adafactor's statistics
   Tensor average_;
   std::optional<AdafactorUnits> units_;
+  Tensor unit_begin_, factors_, statistics_begin_;  // of the units, as AdafactorStep wants them
   PerTensor of_units_;
 };
 
-/// The factor for all gradients: clip / norm when clipping by norm is on and norm >= clip, else 1.
-double clip_factor(const OptimizerConfig& config, double norm);
+/// The factor on the gradients of a parameter of this name.
+double gradient_multiplier(const OptimizerConfig& config, const std::string& name);
 
 }  // namespace vitrail

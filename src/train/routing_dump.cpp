@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "base/file.hpp"
 #include "io/h5.hpp"
@@ -27,14 +26,6 @@ class PieceReader {
  private:
   const std::byte* at_;
 };
-
-/// Rows first .. first + count - 1 of a tensor that has `rows` of them, at the end of the piece.
-void append_rows(std::vector<std::byte>& piece, ConstTensor from, std::int64_t rows, std::int64_t first,
-                 std::int64_t count) {
-  const std::int64_t row = from.bytes() / rows;
-  const auto* begin = static_cast<const std::byte*>(from.data) + first * row;
-  piece.insert(piece.end(), begin, begin + count * row);
-}
 
 double ratio(std::int64_t part, std::int64_t whole) {
   return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : 0;
@@ -243,8 +234,8 @@ class RoutingDump::Writer {
 };
 
 RoutingDump::RoutingDump(const RoutingDumpPlan& plan, const ModelConfig& config, const Layout& layout,
-                         Communicator& world, Dtype real)
-    : plan_(plan), config_(config), layout_(layout), world_(world) {
+                         Communicator& world, Device& device, Dtype real)
+    : plan_(plan), config_(config), layout_(layout), world_(world), device_(device) {
   VITRAIL_EXPECT(!config.moe_blocks.empty() && config.router.kind != RouterKind::soft, ExitCode::usage,
                  "the routing of this model cannot be written", "its tokens choose no experts", "");
   if (world.rank() == 0) writer_ = std::make_unique<Writer>(plan, config, real);
@@ -268,11 +259,20 @@ void RoutingDump::add_pass(std::int64_t pass_begin, const Activations& acts) {
   }
 }
 
+/// What a tensor of all images of the pass holds of images first .. first + count - 1, at the end of the piece.
+void RoutingDump::append_images(ConstTensor from, std::int64_t first, std::int64_t count) {
+  const std::int64_t images = layout_.pass_images();
+  const ConstTensor part = from.view({images, from.elements() / images}).slice(first, count);
+  const std::size_t end = piece_.size();
+  piece_.resize(end + static_cast<std::size_t>(part.bytes()));
+  device_.copy(part, Tensor(piece_.data() + end, part.shape, part.dtype));
+}
+
 void RoutingDump::add_images(int root, std::int64_t first, std::int64_t count, const Activations& acts) {
   const std::int64_t images = layout_.pass_images();
   piece_.clear();
-  append_rows(piece_, acts.labels, images, 0, count);
-  append_rows(piece_, acts.predicted, images, 0, count);
+  append_images(acts.labels, 0, count);
+  append_images(acts.predicted, 0, count);
   send_to_writer(root);
   if (writer_) writer_->write_images(first, count, acts.labels.elements() / images, PieceReader(piece_));
 }
@@ -280,12 +280,11 @@ void RoutingDump::add_images(int root, std::int64_t first, std::int64_t count, c
 /// Images from .. from + count - 1 of the pass of rank `root`, whose first image is `first`.
 void RoutingDump::add_routing(int root, std::int64_t first, std::int64_t from, std::int64_t count,
                               const Activations& acts) {
-  const std::int64_t images = layout_.pass_images();
   for (std::size_t i = 0; i < config_.moe_blocks.size(); ++i) {
     const MoeActivations& moe = acts.blocks[static_cast<std::size_t>(config_.moe_blocks[i])].moe;
     piece_.clear();
     for (const Tensor& part : {moe.gates_clean, moe.gate ? moe.gate : moe.gates, moe.selected, moe.slot}) {
-      append_rows(piece_, part, images, from, count);
+      append_images(part, from, count);
     }
     send_to_writer(root);
     if (writer_) writer_->write_routing(i, first + from, count, PieceReader(piece_));

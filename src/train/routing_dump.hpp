@@ -52,7 +52,7 @@ class RoutingDump {
  public:
   /// `real`: dtype of the back end. Error (other) when the file cannot be made; (usage) for a router without choices.
   RoutingDump(const RoutingDumpPlan& plan, const ModelConfig& config, const Layout& layout, Communicator& world,
-              Dtype real);
+              Device& device, Dtype real);
   RoutingDump(const RoutingDump&) = delete;
   RoutingDump& operator=(const RoutingDump&) = delete;
   ~RoutingDump();
@@ -66,12 +66,14 @@ class RoutingDump {
   class Writer;  // of rank 0
   void add_images(int root, std::int64_t first, std::int64_t count, const Activations& acts);
   void add_routing(int root, std::int64_t first, std::int64_t from, std::int64_t count, const Activations& acts);
+  void append_images(ConstTensor from, std::int64_t first, std::int64_t count);
   void send_to_writer(int root);
 
   const RoutingDumpPlan plan_;
   const ModelConfig config_;
   const Layout layout_;
   Communicator& world_;
+  Device& device_;
   std::unique_ptr<Writer> writer_;
   std::vector<std::byte> piece_;
 };

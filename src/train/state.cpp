@@ -16,7 +16,7 @@ ParameterShare::ParameterShare(Arena& parameter_arena, Arena& gradient_arena, Ar
     : layout(layout_),
       values(parameter_arena.allocate(real, {layout_.elements()})),
       gradients(gradient_arena.allocate(real, {layout_.elements()})),
-      optimizer(optimizer_arena, real, config, table, layout_, owners.rank()),
+      optimizer(optimizer_arena, device, real, config, table, layout_, owners.rank()),
       sync(gradient_arena, device, real, layout_, owners, units_per_tree, units) {}
 
 namespace {
@@ -100,7 +100,7 @@ void TrainState::lay_out(Arena& parameter_arena, Arena& gradient_arena, Arena& o
   weights.emplace(parameter_arena, ops, table, shares);
   params = bind_params(config.model, table, weights->tensors());
   gradients = bind_params(config.model, table, gradient_tensors);
-  acts = lay_out_activations(activation_arena, ops, config.model,
+  acts = lay_out_activations(activation_arena, device, ops, config.model,
                              {.leaves = p,
                               .leaf_images = layout.leaf_images,
                               .expert_parallel = ep,
@@ -111,7 +111,7 @@ void TrainState::lay_out(Arena& parameter_arena, Arena& gradient_arena, Arena& o
 void TrainState::initialize_parameters() {
   const std::int64_t first_expert = layout.first_expert(config.model);
   for (std::size_t i = 0; i < table.size(); ++i) {
-    initialize(table[i], static_cast<std::uint64_t>(config.seed), static_cast<std::uint32_t>(i),
+    initialize(device, table[i], static_cast<std::uint64_t>(config.seed), static_cast<std::uint32_t>(i),
                config.model.experts_alike, first_expert, parameters[i]);
   }
   start_averages();

@@ -4,14 +4,15 @@ namespace vitrail {
 
 namespace {
 
-void add_pieces(const std::vector<ParameterSpec>& table, const ParameterShare& share, std::int64_t owner,
+void add_pieces(const TrainState& state, const ParameterShare& share, std::int64_t owner,
                 std::vector<CheckpointPiece>& pieces) {
   for (const FlatRun& run : share.layout.runs(owner)) {
-    const ParameterSpec& spec = table[run.tensor];
-    pieces.push_back({"parameters/" + spec.name, spec.shape, run.first, share.mine().slice(run.in_slice, run.count)});
+    const ParameterSpec& spec = state.table[run.tensor];
+    pieces.push_back(
+        {"parameters/" + spec.name, spec.shape, run.first, share.mine().slice(run.in_slice, run.count), &state.device});
   }
   for (const StatePiece& piece : share.optimizer.state()) {
-    pieces.push_back({piece.name, piece.shape, piece.first, piece.data});
+    pieces.push_back({piece.name, piece.shape, piece.first, piece.data, &state.device});
   }
 }
 
@@ -36,14 +37,14 @@ std::string kinds_of_state(const CheckpointReader& reader) {
   return kinds.empty() ? "no state of an optimizer" : kinds;
 }
 
-void restore_state(const ParameterShare& share, const CheckpointReader& reader) {
+void restore_state(Device& device, const ParameterShare& share, const CheckpointReader& reader) {
   for (const StatePiece& piece : share.optimizer.state()) {
     VITRAIL_EXPECT(reader.has(piece.name), ExitCode::checkpoint,
                    text(reader.path().string(), " has no tensor ", piece.name),
                    text("the optimizer of this run needs it; the checkpoint holds ", kinds_of_state(reader)),
                    "Was it written with another --optimizer, --momentum, --factored-above or --average-decay?");
     expect_shape(piece.name, piece.shape, reader);
-    reader.read(piece.name, piece.first, piece.data);
+    reader.read(piece.name, piece.first, device, piece.data);
   }
 }
 
@@ -51,25 +52,26 @@ void restore_state(const ParameterShare& share, const CheckpointReader& reader) 
 
 std::vector<CheckpointPiece> checkpoint_pieces(const TrainState& state) {
   std::vector<CheckpointPiece> pieces;
-  add_pieces(state.table, *state.dense, state.layout.rank, pieces);
-  if (state.expert) add_pieces(state.table, *state.expert, state.layout.replica(), pieces);
+  add_pieces(state, *state.dense, state.layout.rank, pieces);
+  if (state.expert) add_pieces(state, *state.expert, state.layout.replica(), pieces);
   return pieces;
 }
 
-void restore_parameters(const std::vector<ParameterSpec>& table, std::int64_t first_expert,
+void restore_parameters(Device& device, const std::vector<ParameterSpec>& table, std::int64_t first_expert,
                         const std::vector<Tensor>& tensors, const CheckpointReader& reader, const std::string& kind) {
   for (std::size_t i = 0; i < table.size(); ++i) {
     const std::string name = kind + "/" + table[i].name;
     expect_shape(name, table[i].shape, reader);
     const std::int64_t each = table[i].expert ? table[i].shape.elements() / table[i].shape[0] : 0;
-    reader.read(name, first_expert * each, tensors[i].view({tensors[i].elements()}));
+    reader.read(name, first_expert * each, device, tensors[i].view({tensors[i].elements()}));
   }
 }
 
 void restore(TrainState& state, const CheckpointReader& reader) {
-  restore_parameters(state.table, state.layout.first_expert(state.config.model), state.parameters, reader);
-  restore_state(*state.dense, reader);
-  if (state.expert) restore_state(*state.expert, reader);
+  restore_parameters(state.device, state.table, state.layout.first_expert(state.config.model), state.parameters,
+                     reader);
+  restore_state(state.device, *state.dense, reader);
+  if (state.expert) restore_state(state.device, *state.expert, reader);
   state.step = reader.info().step;
 }
 

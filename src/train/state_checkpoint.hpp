@@ -18,7 +18,7 @@ void restore(TrainState& state, const CheckpointReader& reader);
 
 /// The parameters alone: the dense ones and experts first_expert ... of a table, as `tensors` holds them. `kind`:
 /// "parameters", or "average" for their running average.
-void restore_parameters(const std::vector<ParameterSpec>& table, std::int64_t first_expert,
+void restore_parameters(Device& device, const std::vector<ParameterSpec>& table, std::int64_t first_expert,
                         const std::vector<Tensor>& tensors, const CheckpointReader& reader,
                         const std::string& kind = "parameters");
 

@@ -8,119 +8,255 @@
 
 namespace vitrail {
 
+namespace {
+constexpr std::int64_t kStepsInFlight = 2;
+}
+
 Trainer::Trainer(TrainState& state, std::int64_t total_steps)
     : state_(state),
       schedule_(make_schedule(state.config, total_steps)),
       loss_(make_loss(state.config)),
       target_values_(make_target_values(state.config)),
       mixup_(make_mixup(state.config)),
-      optimizer_(make_optimizer(state.config)),
       workers_{state.ops, *state.ranks.expert},
       collector_(state.config.model),
-      norm_(state) {}
+      feed_(state.device, state.acts),
+      row_(state),
+      norm_plan_(norm_plan(state)) {
+  Arena measured("step");
+  lay_out(measured);
+  arena_ = std::make_unique<Arena>("step", state.device, measured.bytes());
+  lay_out(*arena_);
+  norm_plan_ = {};
+  for (Started& started : steps_) started.numbers = HostTensor(state.device, Dtype::u8, numbers_.shape);
+}
 
-void Trainer::take_images(const NextPass& next_pass, std::int64_t pass) {
+void Trainer::lay_out(Arena& arena) {
+  clip_.emplace(arena, state_.device, norm_plan_, state_.layout.ranks, make_optimizer(state_.config).clip_norm);
+  all_losses_ = allocate_with(arena, state_.device, std::vector<std::int64_t>{0, state_.acts.losses.elements()});
+  numbers_ = arena.allocate(Dtype::u8, {state_.layout.passes() * state_.acts.report.bytes() + clip_->result().bytes()});
+}
+
+// --- a pass ----------------------------------------------------------------------------------------------------------
+
+void Trainer::fetch(const NextPass& next_pass, std::int64_t step, std::int64_t pass, Started& started) {
+  TrainState& s = state_;
+  const PassData host = feed_.next();
+  next_pass(host.raw_images, host.labels);
+  const auto* labels = host.labels.as<std::int32_t>();
+  started.labels.insert(started.labels.end(), labels, labels + host.labels.elements());
+  if (host.mix_weights) {
+    draw_mixup(mixup_, static_cast<std::uint64_t>(s.config.seed), static_cast<std::uint64_t>(step),
+               s.layout.first_image(pass) / s.layout.leaf_images, host.mix_weights);
+  }
+  feed_.send(s.acts);
+}
+
+void Trainer::prepare_images() {
   TrainState& s = state_;
   Activations& acts = s.acts;
   const bool mixed = mixup_.images > 1;
   const Tensor images = mixed ? acts.unmixed_images : acts.images;     // [I h w c]
   const Tensor targets = mixed ? acts.unmixed_targets : acts.targets;  // [I V]
-  next_pass(acts);
   s.ops.normalize_images({.images = acts.raw_images, .y = images});
   s.ops.one_hot({.labels = acts.labels, .on = target_values_.on, .off = target_values_.off, .targets = targets});
   if (!mixed) return;
-  draw_mixup(mixup_, static_cast<std::uint64_t>(s.config.seed), static_cast<std::uint64_t>(s.step),
-             s.layout.first_image(pass) / s.layout.leaf_images, acts.mix_weights);
   for (const auto& [x, y] : {std::pair{images, acts.images}, {targets, acts.targets}}) {
     const Shape by_leaf{acts.shape.leaves, acts.shape.leaf_images, x.elements() / s.layout.pass_images()};
     s.ops.mix_images({.x = x.view(by_leaf), .weights = acts.mix_weights, .y = y.view(by_leaf)});
   }
 }
 
-void Trainer::forward_backward(const NextPass& next_pass, std::int64_t pass) {
+void Trainer::place_pass(std::int64_t step, std::int64_t pass) {
+  state_.acts.random = state_.layout.randomness(state_.config.model, static_cast<std::uint64_t>(state_.config.seed),
+                                                static_cast<std::uint64_t>(step), pass);
+}
+
+void Trainer::forward() {
+  TrainState& s = state_;
+  prepare_images();
+  draw_router_noise(s.ops, s.config.model, s.acts);
+  vit_moe_forward(workers_, s.config.model, s.params, Mode::training, s.acts);
+  vit_moe_loss(s.ops, loss_, 1.0 / static_cast<double>(s.layout.batch), true, s.acts);
+}
+
+void Trainer::forward_backward(std::int64_t pass) {
   TrainState& s = state_;
   const ModelConfig& model = s.config.model;
-  Activations& acts = s.acts;
-  if (pass == 0) s.weights->refresh(s.ops);
-  acts.random =
-      s.layout.randomness(model, static_cast<std::uint64_t>(s.config.seed), static_cast<std::uint64_t>(s.step), pass);
-  take_images(next_pass, pass);
-  draw_router_noise(s.ops, model, acts);
-  vit_moe_forward(workers_, model, s.params, Mode::training, acts);
-  vit_moe_loss(s.ops, loss_, 1.0 / static_cast<double>(s.layout.batch), true, acts);
+  forward();
   const double group_scale = model.moe_blocks.empty() ? 0 : 1.0 / static_cast<double>(s.layout.groups(model));
-  vit_moe_backward(workers_, model, s.params, group_scale, acts, s.gradients);
+  vit_moe_backward(workers_, model, s.params, group_scale, s.acts, s.gradients);
+  // Losses that are not finite must halt the update: the next pass overwrites them.
+  s.ops.block_square_sums(
+      {.x = s.acts.losses, .block_begin = all_losses_, .sums = clip_->row().slice(row_.losses + pass, 1)});
+  const std::int64_t bytes = s.acts.report.bytes();
+  s.device.copy(s.acts.report, numbers_.slice(pass * bytes, bytes));
+}
+
+void Trainer::add_gradients(std::int64_t pass) {
+  TrainState& s = state_;
+  s.dense->sync.add_pass(s.ops, s.dense->gradients, pass);
+  if (s.expert) s.expert->sync.add_pass(s.ops, s.expert->gradients, pass);
+}
+
+// --- a step ----------------------------------------------------------------------------------------------------------
+
+void Trainer::update(const StepReport& report) {
+  TrainState& s = state_;
+  const Tensor row = clip_->row();
+  s.dense->optimizer.square_sums(s.ops, s.dense->sync.slice(), row.slice(0, s.dense->optimizer.slice().blocks));
+  if (s.expert) {
+    s.expert->optimizer.square_sums(s.ops, s.expert->sync.slice(),
+                                    row.slice(row_.expert_blocks, s.expert->optimizer.slice().blocks));
+  }
+  clip_->run(s.ops, s.ranks.world);
+  const std::int64_t bytes = clip_->result().bytes();
+  s.device.copy(clip_->result(), numbers_.slice(numbers_.elements() - bytes, bytes));
+  for (ParameterShare* share : {&*s.dense, s.expert ? &*s.expert : nullptr}) {
+    if (share == nullptr) continue;
+    share->optimizer.update(s.ops, {.gradient = share->sync.slice(),
+                                    .learning_rate = report.learning_rate,
+                                    .updates = report.step,
+                                    .clip = clip_->scale(),
+                                    .halt = clip_->halt(),
+                                    .parameter = share->mine()});
+    share->sync.publish(share->values);
+  }
 }
 
 void Trainer::warm_up() {
-  forward_backward(
-      [this](Activations& acts) {
-        state_.device.zero(acts.raw_images);
-        state_.device.zero(acts.labels);
-      },
-      0);
-  state_.ops.seal();
-}
-
-namespace {
-
-bool is_finite_loss(const Activations& acts) {
-  const auto finite = [](const Tensor& values) {
-    const std::vector<double> all = to_doubles(values);
-    return std::all_of(all.begin(), all.end(), [](double value) { return std::isfinite(value); });
-  };
-  return finite(acts.loss) && std::all_of(acts.blocks.begin(), acts.blocks.end(), [&](const BlockActivations& block) {
-           return finite(block.moe.importance) && finite(block.moe.load) && finite(block.moe.gshard) &&
-                  finite(block.moe.z);
-         });
-}
-
-}  // namespace
-
-StepReport Trainer::step(const NextPass& next_pass) {
   TrainState& s = state_;
+  s.device.zero(s.acts.raw_images);
+  s.device.zero(s.acts.labels);
+  clip_->set_halt(s.device, true);
+  s.weights->refresh(s.ops);
+  place_pass(s.step, 0);
+  forward_backward(0);
+  add_gradients(0);
   StepReport report;
-  report.step = s.step + 1;
-  report.learning_rate = learning_rate(schedule_, s.step);
-  culprit_.clear();
-
-  for (std::int64_t pass = 0; pass < s.layout.passes(); ++pass) {
-    forward_backward(next_pass, pass);
-    // Looked at now: the next pass overwrites it.
-    if (culprit_.empty() && !is_finite_loss(s.acts)) culprit_ = first_not_finite(s.ops, s.acts).value_or("");
-    collector_.add_pass(s.acts, s.layout.pass_images());
-    s.dense->sync.add_pass(s.ops, s.dense->gradients, pass);
-    if (s.expert) s.expert->sync.add_pass(s.ops, s.expert->gradients, pass);
-  }
-
-  std::vector<double> expert_sums;
-  const std::vector<double> dense_sums = s.dense->optimizer.square_sums(s.ops, s.dense->sync.slice());
-  if (s.expert) expert_sums = s.expert->optimizer.square_sums(s.ops, s.expert->sync.slice());
-  report.metrics = collector_.finish(s.ranks.world);
-  report.gradient_norm = norm_(s.ranks.world, dense_sums, expert_sums);
-  expect_finite(report);
-
-  const double clip = clip_factor(optimizer_, report.gradient_norm);
-  report.clipped = clip != 1.0;
-  for (ParameterShare* share : {s.dense ? &*s.dense : nullptr, s.expert ? &*s.expert : nullptr}) {
-    if (share == nullptr) continue;
-    share->optimizer.update(s.ops, share->sync.slice(), clip, report.learning_rate, report.step, share->mine());
-    share->sync.publish(share->values);
-  }
-  s.step = report.step;
-  return report;
+  report.step = 1;
+  update(report);
+  clip_->set_halt(s.device, false);
+  s.ops.seal();
 }
 
-void Trainer::expect_finite(const StepReport& report) {
-  if (std::isfinite(report.metrics.total_loss()) && std::isfinite(report.gradient_norm)) return;
+void Trainer::start_step(const NextPass& next_pass) {
+  TrainState& s = state_;
+  VITRAIL_EXPECT(steps_in_flight() < kStepsInFlight, ExitCode::other, "a third step is started",
+                 "two are in flight, whose reports were not read", "This is a bug");
+  Started& started = steps_[static_cast<std::size_t>(started_ % kStepsInFlight)];
+  const std::int64_t before = s.step + steps_in_flight();
+  started.report.step = before + 1;
+  started.report.learning_rate = learning_rate(schedule_, before);
+  started.labels.clear();
+  started.culprit.clear();
+  started.first_pass = feed_.sent();
+  const std::int64_t passes = s.layout.passes();
+  for (std::int64_t pass = 0; pass < passes; ++pass) {
+    fetch(next_pass, before, pass, started);
+    place_pass(before, pass);
+    if (passes == 1) {
+      s.device.submit("step", [&] {
+        s.weights->refresh(s.ops);
+        forward_backward(0);
+        add_gradients(0);
+        update(started.report);
+      });
+    } else {
+      if (pass == 0) s.weights->refresh(s.ops);
+      s.device.submit("pass", [&] { forward_backward(pass); });
+      add_gradients(pass);  // another list of calls after every pass
+    }
+    feed_.used();
+    if (!s.device.asynchronous()) look_at_pass(started, pass);
+  }
+  if (passes > 1) s.device.submit("update", [&] { update(started.report); });
+  s.device.download(numbers_, started.numbers.view());
+  started.end = s.device.place();
+  ++started_;
+}
+
+PassNumbers Trainer::numbers_of(const Started& started, std::int64_t pass) const {
+  const Activations& acts = state_.acts;
+  const std::int64_t bytes = acts.report.bytes(), labels = acts.labels.elements();
+  return pass_numbers(acts, state_.config.model, started.numbers.view().slice(pass * bytes, bytes),
+                      ConstTensor(started.labels.data() + pass * labels, acts.labels.shape, Dtype::i32));
+}
+
+StepReport Trainer::finish_step() {
+  TrainState& s = state_;
+  VITRAIL_EXPECT(steps_in_flight() > 0, ExitCode::other, "no step was started", "none can be finished",
+                 "This is a bug");
+  Started& started = steps_[static_cast<std::size_t>(finished_ % kStepsInFlight)];
+  s.device.wait(started.end);
+  const std::int64_t passes = s.layout.passes();
+  for (std::int64_t pass = 0; pass < passes; ++pass) {
+    collector_.add_pass(numbers_of(started, pass), s.layout.pass_images());
+  }
+  StepReport& report = started.report;
+  report.metrics = collector_.finish(s.ranks.world);
+  const Tensor numbers = started.numbers.view();
+  const std::int64_t bytes = clip_->result().bytes();
+  const GlobalClip::Result clip = GlobalClip::read(numbers.slice(numbers.elements() - bytes, bytes));
+  report.gradient_norm = clip.norm;
+  report.clipped = clip.scale != 1.0;
+  const bool finite = std::isfinite(report.metrics.total_loss()) && std::isfinite(report.gradient_norm);
+  if (!finite || clip.halted) fail_with_culprit(started);
+  s.step = report.step;
+  ++finished_;
+  return std::move(report);
+}
+
+StepReport Trainer::step(const NextPass& next_pass, bool another_follows) {
+  if (steps_in_flight() == 0) start_step(next_pass);
+  if (another_follows && state_.device.asynchronous()) start_step(next_pass);
+  return finish_step();
+}
+
+// --- numbers that are none -------------------------------------------------------------------------------------------
+
+void Trainer::look_at_pass(Started& started, std::int64_t pass) {
+  const Activations& acts = state_.acts;
+  const std::int64_t bytes = acts.report.bytes();
+  const ConstTensor report = numbers_.slice(pass * bytes, bytes);
+  if (!started.culprit.empty() || pass_numbers(acts, state_.config.model, report, acts.labels).finite()) return;
+  started.culprit = first_not_finite(state_.device, state_.ops, acts).value_or("");
+}
+
+// The passes of a queue have been overwritten by now, but nothing has changed since: the first bad one is done again if
+// its images are still there. Every rank decides alike.
+std::string Trainer::find_culprit(const Started& started) {
+  TrainState& s = state_;
+  const std::int64_t passes = s.layout.passes();
+  std::int64_t first = passes;
+  for (std::int64_t pass = passes; pass-- > 0;) {
+    if (!numbers_of(started, pass).finite()) first = pass;
+  }
+  const bool mine = first < passes;
+  std::int64_t first_of_all = first;
+  s.ranks.world.all_min({&first_of_all, 1});
+  if (first_of_all == passes) return "";
+  if (!feed_.show(started.first_pass + first_of_all, s.acts)) {
+    return mine ? text("pass ", first, " of the step, of which the loss is not finite") : "";
+  }
+  place_pass(started.report.step - 1, first_of_all);
+  forward();
+  return first == first_of_all ? first_not_finite(s.device, s.ops, s.acts).value_or("") : "";
+}
+
+void Trainer::fail_with_culprit(Started& started) {
+  const StepReport& report = started.report;
   // Every rank is here: the numbers above are the same everywhere. The first rank that sees a culprit names it.
+  if (state_.device.asynchronous()) started.culprit = find_culprit(started);
   std::string found = "the backward pass";
-  const std::vector<std::string> all = state_.ranks.world.all_gather_strings(culprit_);
+  const std::vector<std::string> all = state_.ranks.world.all_gather_strings(started.culprit);
   for (std::size_t rank = 0; rank < all.size(); ++rank) {
     if (all[rank].empty()) continue;
     found = text(all[rank], " on rank ", rank);
     break;
   }
+  finished_ = started_;
+  clip_->set_halt(state_.device, false);
   fail(ExitCode::numbers,
        {text("step ", report.step, ": loss ", report.metrics.total_loss(), ", gradient norm ", report.gradient_norm),
         text("the first NaN or Inf stands in ", found, "; the parameters of the step before are untouched"),

@@ -75,9 +75,9 @@ class SmallModel {
         gradients(*device, real, table) {
     const PassShape shape{.leaves = leaves, .leaf_images = leaf_images, .expert_parallel = 1, .backward = backward};
     Arena measured("test");
-    (void)lay_out_activations(measured, real, config, shape);
+    (void)lay_out_activations(measured, *device, real, config, shape);
     arena_ = std::make_unique<Arena>("test", *device, measured.bytes());
-    acts = lay_out_activations(*arena_, real, config, shape);
+    acts = lay_out_activations(*arena_, *device, real, config, shape);
     fill();
   }
 

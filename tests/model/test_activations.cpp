@@ -9,7 +9,7 @@ namespace {
 
 std::int64_t measured_bytes(const ModelConfig& c, const PassShape& shape) {
   Arena arena("measured");
-  (void)lay_out_activations(arena, Dtype::f32, c, shape);
+  (void)lay_out_activations(arena, *make_cpu_device(), Dtype::f32, c, shape);
   return arena.bytes();
 }
 
@@ -27,11 +27,44 @@ TEST(Activations, AreMeasuredToTheByte) {
                               .backward = backward,
                               .keep_routing = keep_routing};
         Arena real("real", *device, measured_bytes(c, shape));
-        (void)lay_out_activations(real, Dtype::f32, c, shape);
+        (void)lay_out_activations(real, *device, Dtype::f32, c, shape);
         EXPECT_EQ(real.bytes(), measured_bytes(c, shape));
         EXPECT_THROW(real.allocate(Dtype::f32, {1}), Error) << "the arena was larger than measured";
       }
     }
+  }
+}
+
+TEST(Activations, AReportIsOneRunOfMemoryThatBeginsWithAllLosses) {
+  const auto device = make_cpu_device();
+  for (const bool backward : {true, false}) {
+    ModelConfig c = small_config();
+    c.moe_blocks = {0, 1};
+    const PassShape shape{.leaves = 2, .leaf_images = 4, .backward = backward};
+    Arena real("real", *device, measured_bytes(c, shape));
+    const Activations acts = lay_out_activations(real, *device, Dtype::f32, c, shape);
+    std::vector<ConstTensor> losses = {acts.loss}, counts = {acts.predicted};
+    for (const BlockActivations& block : acts.blocks) {
+      const MoeActivations& moe = block.moe;
+      for (const Tensor& x : {moe.importance, moe.load, moe.gshard, moe.z}) losses.push_back(x);
+      for (const Tensor& x : {moe.assigned, moe.kept, moe.processed}) counts.push_back(x);
+    }
+    const auto* const report = static_cast<const std::byte*>(acts.report.data);
+    const auto begins = [&](ConstTensor x) { return static_cast<const std::byte*>(x.data) - report; };
+    EXPECT_EQ(begins(acts.losses), 0);
+    for (const ConstTensor& x : losses) {
+      EXPECT_GE(begins(x), 0);
+      EXPECT_LE(begins(x) + x.bytes(), acts.losses.bytes());
+      std::fill_n(const_cast<float*>(x.as<float>()), x.elements(), 1.0F);
+    }
+    for (const ConstTensor& x : counts) {
+      EXPECT_GE(begins(x), acts.losses.bytes());
+      EXPECT_LE(begins(x) + x.bytes(), acts.report.bytes());
+    }
+    const std::vector<double> all = to_doubles(acts.losses);
+    EXPECT_EQ(std::count(all.begin(), all.end(), 1.0), 8 + 8 * 4)
+        << "no losses share memory; 8 images, 8 routing groups";
+    EXPECT_EQ(std::count(all.begin(), all.end(), 0.0), std::ssize(all) - 40) << "nothing else is in between";
   }
 }
 
@@ -40,7 +73,7 @@ TEST(Activations, HoldWhatSeveralLabelsAndMixupNeed) {
   const ModelConfig c = small_config();
   const PassShape shape{.leaves = 2, .leaf_images = 4, .labels = 3, .mixup_images = 2};
   Arena real("real", *device, measured_bytes(c, shape));
-  const Activations acts = lay_out_activations(real, Dtype::f32, c, shape);
+  const Activations acts = lay_out_activations(real, *device, Dtype::f32, c, shape);
   EXPECT_EQ(real.bytes(), measured_bytes(c, shape));
   EXPECT_EQ(acts.labels.shape, (Shape{8, 3}));
   EXPECT_EQ(acts.mix_weights.shape, (Shape{2, 4, 2}));

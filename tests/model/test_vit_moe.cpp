@@ -14,7 +14,7 @@ TEST(VitMoe, StartsAtTheHeadsBiasWhateverTheImages) {
   c.head_bias = -1.5;
   SmallModel model(c, Dtype::f64, 1, 4);
   for (std::size_t i = 0; i < model.table.size(); ++i) {
-    initialize(model.table[i], 3, static_cast<std::uint32_t>(i), true, 0, model.parameters.tensors[i]);
+    initialize(*model.device, model.table[i], 3, static_cast<std::uint32_t>(i), true, 0, model.parameters.tensors[i]);
   }
   model.total_loss();
   for (const double logit : to_doubles(model.acts.logits)) EXPECT_EQ(logit, -1.5);
@@ -26,7 +26,7 @@ TEST(VitMoe, RoutesGroupsThatAreNoWholeImages) {
   SmallModel model(c, Dtype::f64, 1, 4);
   model.total_loss();
   EXPECT_EQ(model.acts.blocks[1].moe.gates.shape, (Shape{5, 4, 4}));
-  EXPECT_FALSE(first_not_finite(*model.ops, model.acts).has_value());
+  EXPECT_FALSE(first_not_finite(*model.device, *model.ops, model.acts).has_value());
 }
 
 TEST(VitMoe, AnImageDoesNotFeelOtherGroups) {
@@ -78,7 +78,7 @@ TEST(FirstNotFinite, NamesThePlaceWhereItBegins) {
       }
     }
     model.total_loss();
-    return first_not_finite(*model.ops, model.acts).value_or("nowhere");
+    return first_not_finite(*model.device, *model.ops, model.acts).value_or("nowhere");
   };
   EXPECT_EQ(found("none"), "nowhere");
   EXPECT_EQ(found("cls"), "the embedding");
@@ -93,7 +93,7 @@ TEST(FirstNotFinite, KnowsBrokenImages) {
   SmallModel model(small_config(), Dtype::f64, 1, 4);
   model.acts.images.as<double>()[5] = std::numeric_limits<double>::infinity();
   model.total_loss();
-  EXPECT_EQ(first_not_finite(*model.ops, model.acts).value_or("nowhere"), "the input images");
+  EXPECT_EQ(first_not_finite(*model.device, *model.ops, model.acts).value_or("nowhere"), "the input images");
 }
 
 }  // namespace

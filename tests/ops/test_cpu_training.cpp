@@ -51,7 +51,7 @@ VerbCase update_case(std::int64_t n, std::int64_t updates, double clip_absolute)
                             .decay = decay,
                             .multiplier = multiplier,
                             .frozen = frozen,
-                            .gradient_scale = 0.7,
+                            .gradient_scale = OwnedTensor(Dtype::f64, {1}, {0.7}),
                             .clip_absolute = clip_absolute,
                             .learning_rate = 0.01,
                             .updates = updates,

@@ -1,6 +1,8 @@
-// Calls of SGD and Adafactor for test_cpu_ops.cpp, and what is particular to them.
+// Calls of clipping, SGD and Adafactor for test_cpu_ops.cpp, and what is particular to them.
 
 #include <array>
+#include <cmath>
+#include <limits>
 
 #include <gtest/gtest.h>
 
@@ -23,7 +25,7 @@ VerbCase sgd_case(std::int64_t n, double momentum, double clip_absolute) {
                           .decay = OwnedTensor(Dtype::f64, {3}, {0.1, 0.0, 0.3}),
                           .multiplier = OwnedTensor(Dtype::f64, {3}, {1.0, 1.0, 0.5}),
                           .frozen = OwnedTensor(Dtype::u8, {3}, {1, 0, 0}),
-                          .gradient_scale = 0.7,
+                          .gradient_scale = OwnedTensor(Dtype::f64, {1}, {0.7}),
                           .clip_absolute = clip_absolute,
                           .learning_rate = 0.01,
                           .momentum = momentum,
@@ -70,7 +72,7 @@ VerbCase adafactor_case(const std::string& name, const Factors& given, bool mome
                                   .decay = OwnedTensor(Dtype::f64, {3}, {0.1, 0.2, 0.0}),
                                   .multiplier = OwnedTensor(Dtype::f64, {3}, {1.0, 0.5, 2.0}),
                                   .frozen = OwnedTensor(Dtype::u8, {3}, {0, 0, momentum ? 1.0 : 0.0}),
-                                  .gradient_scale = 0.7,
+                                  .gradient_scale = OwnedTensor(Dtype::f64, {1}, {0.7}),
                                   .clip_absolute = momentum ? 0.5 : 0.0,
                                   .learning_rate = 0.01,
                                   .decay_rate = 0.4 * step,
@@ -82,10 +84,88 @@ VerbCase adafactor_case(const std::string& name, const Factors& given, bool mome
           }};
 }
 
+/// Sums that are taken backwards, one of them not at all. `odd`: its place holds infinity.
+VerbCase clip_case(std::int64_t n, double clip_norm, bool odd) {
+  return {case_name("clip_scale", {n}) + (clip_norm > 0.0 ? "_clipped" : "") + (odd ? "_halted" : ""),
+          [=](Ops& ops) -> std::vector<OwnedTensor> {
+            auto sums = random_tensor(Dtype::f64, {n + 1}, 1), weights = random_tensor(Dtype::f64, {n}, 2);
+            OwnedTensor order(Dtype::i64, {n});
+            for (std::int64_t i = 0; i < n; ++i) order.set(i, static_cast<double>(n - i));
+            for (OwnedTensor* x : {&sums, &weights}) {
+              for (std::int64_t i = 0; i < x->elements(); ++i) x->set(i, std::abs(x->get(i)));
+            }
+            if (odd) sums.set(0, std::numeric_limits<double>::infinity());
+            OwnedTensor norm(Dtype::f64, {1}), scale(Dtype::f64, {1}), halt(Dtype::i32, {1}, {0});
+            ops.clip_scale({.sums = sums,
+                            .order = order,
+                            .weights = weights,
+                            .clip_norm = clip_norm,
+                            .norm = norm,
+                            .scale = scale,
+                            .halt = halt});
+            return {norm, scale, halt};
+          }};
+}
+
+/// Every update with `halt` set.
+VerbCase halted_case() {
+  return {"halted", [](Ops& ops) -> std::vector<OwnedTensor> {
+            const Dtype real = ops.real();
+            const OwnedTensor halt(Dtype::i32, {1}, {1}), begin(Dtype::i64, {2}, {0, 40}), first(Dtype::i64, {1}, {0}),
+                one(Dtype::f64, {1}, {1}), free(Dtype::u8, {1}, {0}), gradient = random_tensor(real, {40}, 1);
+            OwnedTensor parameter = random_tensor(real, {40}, 2), m = random_tensor(real, {40}, 3), v = m;
+            ops.adamw_step({.gradient = gradient,
+                            .block_begin = begin,
+                            .decay = one,
+                            .multiplier = one,
+                            .frozen = free,
+                            .halt = halt,
+                            .learning_rate = 1,
+                            .bf16_moment = true,
+                            .parameter = parameter,
+                            .m = m,
+                            .v = v});
+            ops.sgd_step({.gradient = gradient,
+                          .block_begin = begin,
+                          .decay = one,
+                          .multiplier = one,
+                          .frozen = free,
+                          .halt = halt,
+                          .learning_rate = 1,
+                          .momentum = 0.9,
+                          .parameter = parameter,
+                          .trace = m});
+            for (const bool factored : {false, true}) {
+              ops.adafactor_step({.gradient = gradient,
+                                  .unit_begin = first,
+                                  .factors = factored ? OwnedTensor(Dtype::i64, {1, 5}, {1, 4, 1, 10, 1})
+                                                      : OwnedTensor(Dtype::i64, {1, 5}, {40, 0, 0, 0, 0}),
+                                  .statistics_begin = first,
+                                  .decay = one,
+                                  .multiplier = one,
+                                  .frozen = free,
+                                  .halt = halt,
+                                  .learning_rate = 1,
+                                  .decay_rate = 0.5,
+                                  .parameter = parameter,
+                                  .statistics = v,
+                                  .m = m});
+            }
+            OwnedTensor average = parameter;
+            ops.running_average({.x = gradient, .halt = halt, .decay = 0.9, .y = average});
+            return {parameter, m, v, average};
+          }};
+}
+
 }  // namespace
 
 std::vector<VerbCase> update_cases() {
-  std::vector<VerbCase> cases;
+  std::vector<VerbCase> cases = {halted_case()};
+  for (const std::int64_t n : {0, 1, 7, 33, 257, 1024, 5000}) {
+    cases.push_back(clip_case(n, 0.0, false));
+    cases.push_back(clip_case(n, 0.5, false));
+    cases.push_back(clip_case(n, 0.5, true));
+  }
   for (const std::int64_t n : {0, 1, 7, 33, 257, 50000}) {
     cases.push_back(sgd_case(n, 0.0, 0.0));
     cases.push_back(sgd_case(n, 0.9, 0.5));

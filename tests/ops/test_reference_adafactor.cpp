@@ -24,7 +24,8 @@ struct OneUnit {
   OwnedTensor gradient, begin{Dtype::i64, {1}, {0}}, factors, statistics_begin{Dtype::i64, {1}, {0}};
   OwnedTensor decay{Dtype::f64, {1}, {0}}, multiplier{Dtype::f64, {1}, {1}}, frozen{Dtype::u8, {1}, {0}};
   OwnedTensor parameter, statistics, m;
-  double learning_rate = 1, decay_rate = 0, epsilon = 0, momentum = 0.5, gradient_scale = 1, clip_absolute = 0;
+  double learning_rate = 1, decay_rate = 0, epsilon = 0, momentum = 0.5, clip_absolute = 0;
+  OwnedTensor gradient_scale, halt;  // left out
   bool bf16_momentum = false;
 
   void step() {
@@ -36,6 +37,7 @@ struct OneUnit {
                                           .multiplier = multiplier,
                                           .frozen = frozen,
                                           .gradient_scale = gradient_scale,
+                                          .halt = halt,
                                           .clip_absolute = clip_absolute,
                                           .learning_rate = learning_rate,
                                           .decay_rate = decay_rate,
@@ -104,7 +106,7 @@ TEST(ReferenceAdafactor, ScalesClampsDecaysAndFreezesLikeAdamW) {
   unit.gradient = OwnedTensor(Dtype::f64, {2}, {1, -20});
   unit.parameter = OwnedTensor(Dtype::f64, {2}, {1, 2});
   unit.multiplier.set(0, 4);
-  unit.gradient_scale = .5;
+  unit.gradient_scale = OwnedTensor(Dtype::f64, {1}, {.5});
   unit.clip_absolute = 3;
   unit.decay.set(0, .1);
   unit.learning_rate = .5;

@@ -118,6 +118,52 @@ TEST_F(ReferenceUpdate, FindsNanAndInfinity) {
   EXPECT_EQ(finite.get(0), 1.0);
 }
 
+// --- clipping by norm ------------------------------------------------------------------------------------------------
+
+struct Clip {
+  OwnedTensor norm{Dtype::f64, {1}}, scale{Dtype::f64, {1}}, halt{Dtype::i32, {1}, {0}};
+
+  void run(Ops& ops, const OwnedTensor& sums, double clip_norm) {
+    ops.clip_scale({.sums = sums,
+                    .order = OwnedTensor(Dtype::i64, {2}, {2, 0}),
+                    .weights = OwnedTensor(Dtype::f64, {2}, {4, 1}),
+                    .clip_norm = clip_norm,
+                    .norm = norm,
+                    .scale = scale,
+                    .halt = halt});
+  }
+};
+
+TEST_F(ReferenceUpdate, ClippingBringsALargerNormToTheLimit) {
+  const OwnedTensor sums(Dtype::f64, {3}, {9, 100, 4});  // the second is in no place of the order
+  Clip clip;
+  clip.run(*ops_, sums, 2);
+  EXPECT_EQ(clip.norm.get(0), 5) << "root of 4 * 4 + 9";
+  EXPECT_EQ(clip.scale.get(0), .4);
+  for (const double off : {0.0, 5.5}) {
+    clip.run(*ops_, sums, off);
+    EXPECT_EQ(clip.scale.get(0), 1);
+  }
+  clip.run(*ops_, sums, 5);
+  EXPECT_EQ(clip.scale.get(0), 1);
+  EXPECT_EQ(clip.halt.get(0), 0);
+}
+
+TEST_F(ReferenceUpdate, AnySumThatIsNotFiniteHaltsAndNothingResumes) {
+  for (const double odd : {kNan, kInfinity}) {
+    for (const std::int64_t place : {0, 1, 2}) {
+      Clip clip;
+      OwnedTensor sums(Dtype::f64, {3}, {9, 100, 4});
+      sums.set(place, odd);
+      clip.run(*ops_, sums, 2);
+      EXPECT_EQ(clip.halt.get(0), 1) << odd << " at " << place;
+      sums.set(place, 1);
+      clip.run(*ops_, sums, 2);
+      EXPECT_EQ(clip.halt.get(0), 1) << "later sums are finite";
+    }
+  }
+}
+
 // --- AdamW -----------------------------------------------------------------------------------------------------------
 
 // Parameters a and b in two blocks of their own.
@@ -125,7 +171,8 @@ struct TwoParameters {
   OwnedTensor parameter{Dtype::f64, {2}, {.1, .2}}, m{Dtype::f64, {2}, {0, 0}}, v{Dtype::f64, {2}, {0, 0}};
   OwnedTensor gradient{Dtype::f64, {2}, {.1, .2}}, begin{Dtype::i64, {3}, {0, 1, 2}};
   OwnedTensor decay{Dtype::f64, {2}, {0, 0}}, multiplier{Dtype::f64, {2}, {1, 1}}, frozen{Dtype::u8, {2}, {0, 0}};
-  double gradient_scale = 1.0, clip_absolute = 0.0, learning_rate = 1.0;
+  OwnedTensor gradient_scale, halt;  // left out
+  double clip_absolute = 0.0, learning_rate = 1.0;
   bool bf16_moment = false;
 
   void step(Ops& ops, std::int64_t updates) {
@@ -135,6 +182,7 @@ struct TwoParameters {
                     .multiplier = multiplier,
                     .frozen = frozen,
                     .gradient_scale = gradient_scale,
+                    .halt = halt,
                     .clip_absolute = clip_absolute,
                     .learning_rate = learning_rate,
                     .updates = updates,
@@ -196,14 +244,14 @@ TEST_F(ReferenceUpdate, GradientsAreMultipliedThenScaledThenClamped) {
   // A global clip of 2 on (1, 2): (2 / sqrt 5, 4 / sqrt 5).
   TwoParameters p;
   p.gradient = OwnedTensor(Dtype::f64, {2}, {1, 2});
-  p.gradient_scale = 2 / std::sqrt(5.0);
+  p.gradient_scale = OwnedTensor(Dtype::f64, {1}, {2 / std::sqrt(5.0)});
   p.step(*ops_, 1);
   EXPECT_NEAR(p.m.get(0), .1 * 2 / std::sqrt(5.0), 1e-16);
   EXPECT_NEAR(p.m.get(1), .1 * 4 / std::sqrt(5.0), 1e-16);
   TwoParameters q;
   q.gradient = OwnedTensor(Dtype::f64, {2}, {-1, 2});
   q.multiplier = OwnedTensor(Dtype::f64, {2}, {3, .25});
-  q.gradient_scale = .5;
+  q.gradient_scale = OwnedTensor(Dtype::f64, {1}, {.5});
   q.clip_absolute = 1.0;
   q.step(*ops_, 1);
   EXPECT_NEAR(q.m.get(0), -.1, 1e-16) << "-1.5 is clamped";
@@ -254,6 +302,7 @@ struct TwoWithTrace : TwoParameters {
                   .multiplier = multiplier,
                   .frozen = frozen,
                   .gradient_scale = gradient_scale,
+                  .halt = halt,
                   .clip_absolute = clip_absolute,
                   .learning_rate = learning_rate,
                   .momentum = momentum,
@@ -279,7 +328,7 @@ TEST_F(ReferenceUpdate, SgdWithoutATraceFollowsTheGradient) {
   p.trace = OwnedTensor();
   p.decay = OwnedTensor(Dtype::f64, {2}, {.1, .3});
   p.multiplier = OwnedTensor(Dtype::f64, {2}, {1, 3});
-  p.gradient_scale = .5;
+  p.gradient_scale = OwnedTensor(Dtype::f64, {1}, {.5});
   p.clip_absolute = .25;
   p.step(*ops_);
   EXPECT_NEAR(p.parameter.get(0), .1 - (.05 + .1 * .1), 1e-16);

@@ -53,6 +53,8 @@ inline constexpr Tolerance kTolerances[] = {
     {"normalized", 1e-6, 0.0},
     {"soft_router", 4e-6, 0.0},
     {"soft_mix", 4e-6, 1e-2},
+    {"clip_scale", 1e-14, 0.0},  // in double
+    {"halted", 0.0, 0.0},
     {"sgd", 5e-7, 0.0},
     {"adafactor", 5e-6, 0.0},
 };

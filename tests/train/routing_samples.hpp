@@ -34,13 +34,13 @@ inline Metrics evaluate_and_dump(const RunConfig& config, Communicator& world, c
   const auto device = make_cpu_device();
   const auto ops = make_cpu_ops(1);
   const TrainState state(config, *device, *ops, world);
-  const auto fill = [](std::int64_t first, std::int64_t count, Activations& acts) {
-    const std::int64_t each = acts.raw_images.elements() / acts.labels.elements();
+  const auto fill = [](std::int64_t first, std::int64_t count, Tensor raw_images, Tensor labels) {
+    const std::int64_t each = raw_images.elements() / labels.elements();
     const Philox random(3, Purpose::test, 0);
     for (std::int64_t i = 0; i < count; ++i) {
-      acts.labels.as<std::int32_t>()[i] = static_cast<std::int32_t>((first + i) % 3);
+      labels.as<std::int32_t>()[i] = static_cast<std::int32_t>((first + i) % 3);
       for (std::int64_t j = 0; j < each; ++j) {
-        acts.raw_images.as<std::uint8_t>()[i * each + j] =
+        raw_images.as<std::uint8_t>()[i * each + j] =
             static_cast<std::uint8_t>(random.bits(static_cast<std::uint64_t>((first + i) * each + j)));
       }
     }
@@ -52,7 +52,7 @@ inline Metrics evaluate_and_dump(const RunConfig& config, Communicator& world, c
                     .data = "made-up",
                     .settings = "{}",
                     .piece_bytes = piece_bytes},
-                   config.model, state.layout, world, ops->real());
+                   config.model, state.layout, world, *device, ops->real());
   Evaluator evaluator(config.model, state.layout, *device, *ops, 1, true);
   const auto add_pass = [&](std::int64_t first, const Activations& acts) { dump.add_pass(first, acts); };
   Metrics metrics = evaluator.run(state.params, state.ranks, Loss::softmax, images, fill, add_pass);

@@ -27,15 +27,16 @@ std::int32_t label_of(std::int64_t image, std::int64_t label, std::int64_t label
   return image % 3 == 0 ? -1 : static_cast<std::int32_t>(label);
 }
 
-void fill(std::int64_t first, std::int64_t count, Activations& acts) {
-  const std::int64_t each = acts.raw_images.elements() / acts.raw_images.shape[0];
+void fill(std::int64_t first, std::int64_t count, Tensor raw_images, Tensor labels) {
+  const std::int64_t each = raw_images.elements() / raw_images.shape[0];
+  const std::int64_t per_image = labels.shape[1];
   const Philox random(3, Purpose::test, 0);
   for (std::int64_t i = 0; i < count; ++i) {
-    for (std::int64_t l = 0; l < acts.shape.labels; ++l) {
-      acts.labels.as<std::int32_t>()[i * acts.shape.labels + l] = label_of(first + i, l, acts.shape.labels);
+    for (std::int64_t l = 0; l < per_image; ++l) {
+      labels.as<std::int32_t>()[i * per_image + l] = label_of(first + i, l, per_image);
     }
     for (std::int64_t j = 0; j < each; ++j) {
-      acts.raw_images.as<std::uint8_t>()[i * each + j] =
+      raw_images.as<std::uint8_t>()[i * each + j] =
           static_cast<std::uint8_t>(random.bits(static_cast<std::uint64_t>((first + i) * each + j)));
     }
   }
@@ -168,7 +169,7 @@ TEST_F(Evaluation, FeaturesAreWhatTheHeadReadsOfEveryImageInOrder) {
   EXPECT_EQ(one.labels, four.labels);
   // The logits of the first leaf are head(features).
   Activations& acts = state_.acts;
-  fill(0, 8, acts);
+  fill(0, 8, acts.raw_images, acts.labels);
   ops_->normalize_images({.images = acts.raw_images, .y = acts.images});
   vit_moe_forward({*ops_, *state_.ranks.expert}, config_.model, state_.params, Mode::evaluation, acts);
   const float* pre_logits = acts.pre_logits.as<float>();

@@ -66,7 +66,7 @@ class InitialWeightsTest : public ::testing::Test {
     }
     const CheckpointReader reader(folder_.path());
     const InitialWeights weights(table, reader, options);
-    weights.load(first, memory.tensors);
+    weights.load(*device_, first, memory.tensors);
     report_ = weights.report();
     upcycled_ = weights.upcycled();
     Values loaded;

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "base/philox.hpp"
+#include "train/clipping.hpp"
 #include "train/optimizer.hpp"
 
 namespace vitrail {
@@ -17,14 +18,20 @@ namespace {
 class Scalars {
  public:
   Scalars(const OptimizerConfig& config, const std::vector<double>& values)
-      : config_(config), ops_(make_reference_ops()), device_(make_cpu_device()), table_(values.size()) {
+      : ops_(make_reference_ops()), device_(make_cpu_device()), table_(values.size()) {
     for (std::size_t i = 0; i < values.size(); ++i) {
       table_[i].name = std::string(1, static_cast<char>('a' + i));
       table_[i].shape = {1};
     }
     layout_ = std::make_unique<FlatLayout>(table_, 0, 0, 1);
     arena_ = std::make_unique<Arena>("test", *device_, 1 << 16);
-    optimizer_ = std::make_unique<Optimizer>(*arena_, Dtype::f64, config, table_, *layout_, 0);
+    optimizer_ = std::make_unique<Optimizer>(*arena_, *device_, Dtype::f64, config, table_, *layout_, 0);
+    NormPlan plan{static_cast<std::int64_t>(values.size())};
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      plan.order.push_back(static_cast<std::int64_t>(i));
+      plan.weights.push_back(std::pow(gradient_multiplier(config, table_[i].name), 2));
+    }
+    clip_ = std::make_unique<GlobalClip>(*arena_, *device_, plan, 1, config.clip_norm);
     gradient_ = arena_->allocate(Dtype::f64, {layout_->elements()});
     parameter_ = arena_->allocate(Dtype::f64, {layout_->elements()});
     layout_->cut(table_, gradient_, gradients_);
@@ -34,11 +41,15 @@ class Scalars {
   /// One update; returns the norm before clipping.
   double step(const std::vector<double>& gradient, double learning_rate) {
     for (std::size_t i = 0; i < gradient.size(); ++i) *gradients_[i].as<double>() = gradient[i];
-    double squares = 0;
-    for (const double sum : optimizer_->square_sums(*ops_, gradient_)) squares += sum;
-    const double norm = std::sqrt(squares);
-    optimizer_->update(*ops_, gradient_, clip_factor(config_, norm), learning_rate, ++updates_, parameter_);
-    return norm;
+    optimizer_->square_sums(*ops_, gradient_, clip_->row());
+    clip_->run(*ops_, *make_self_communicator());
+    optimizer_->update(*ops_, {.gradient = gradient_,
+                               .learning_rate = learning_rate,
+                               .updates = ++updates_,
+                               .clip = clip_->scale(),
+                               .halt = clip_->halt(),
+                               .parameter = parameter_});
+    return GlobalClip::read(clip_->result()).norm;
   }
   [[nodiscard]] double value(std::size_t i) const { return *parameters_[i].as<double>(); }
   /// The first moment of scalar i.
@@ -51,13 +62,13 @@ class Scalars {
   }
 
  private:
-  OptimizerConfig config_;
   std::unique_ptr<Ops> ops_;
   std::unique_ptr<Device> device_;
   std::vector<ParameterSpec> table_;
   std::unique_ptr<FlatLayout> layout_;
   std::unique_ptr<Arena> arena_;
   std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<GlobalClip> clip_;
   Tensor gradient_, parameter_;
   std::vector<Tensor> gradients_, parameters_;
   std::int64_t updates_ = 0;
@@ -84,8 +95,6 @@ TEST(Optimizer, ClipsByTheNormOfAllParameters) {
   EXPECT_DOUBLE_EQ(ab.step({1, 2}, .1), std::sqrt(5.0));
   EXPECT_DOUBLE_EQ(ab.moment(0), (1 - .9) * 2 / std::sqrt(5.0));
   EXPECT_DOUBLE_EQ(ab.moment(1), (1 - .9) * 4 / std::sqrt(5.0));
-  EXPECT_EQ(clip_factor(config, 2.0), 1.0);
-  EXPECT_EQ(clip_factor(config, 1.9), 1.0);
 }
 
 TEST(Optimizer, ScalesGradientsBeforeItClipsThem) {
@@ -257,7 +266,7 @@ std::map<std::string, std::vector<float>> train_three_steps(const OptimizerConfi
     std::copy_n(data.as<float>(), data.elements(), all.begin() + first);
   };
   for (std::int64_t owner = 0; owner < owners; ++owner) {
-    Optimizer optimizer(arena, Dtype::f32, config, table, layout, owner);
+    Optimizer optimizer(arena, *device, Dtype::f32, config, table, layout, owner);
     const Tensor parameter = arena.allocate(Dtype::f32, {optimizer.slice().count});
     const Tensor gradient = arena.allocate(Dtype::f32, {optimizer.slice().count});
     for (std::int64_t step = 1; step <= 3; ++step) {
@@ -268,7 +277,7 @@ std::map<std::string, std::vector<float>> train_three_steps(const OptimizerConfi
               static_cast<float>(random.normal(static_cast<std::uint64_t>(run.first + i)));
         }
       }
-      optimizer.update(*ops, gradient, 1, .1, step, parameter);
+      optimizer.update(*ops, {.gradient = gradient, .learning_rate = .1, .updates = step, .parameter = parameter});
     }
     for (const FlatRun& run : layout.runs(owner)) {
       const ParameterSpec& spec = table[run.tensor];
@@ -323,7 +332,7 @@ TEST(Optimizer, AveragesBeginAsTheParametersAndFollowThemAfterEveryUpdate) {
   Arena arena("test", *device, 1 << 12);
   OptimizerConfig config = sgd(0);
   config.average_decay = .75;
-  Optimizer optimizer(arena, Dtype::f64, config, table, layout, 0);
+  Optimizer optimizer(arena, *device, Dtype::f64, config, table, layout, 0);
   const Tensor parameter = arena.allocate(Dtype::f64, {layout.elements()});
   parameter.as<double>()[0] = 2;
   parameter.as<double>()[1] = 4;
@@ -335,7 +344,7 @@ TEST(Optimizer, AveragesBeginAsTheParametersAndFollowThemAfterEveryUpdate) {
   EXPECT_EQ(state[0].data.as<double>()[1], 4);
   const Tensor gradient = arena.allocate(Dtype::f64, {layout.elements()});
   gradient.as<double>()[0] = 4;
-  optimizer.update(*make_reference_ops(), gradient, 1, 1, 1, parameter);
+  optimizer.update(*make_reference_ops(), {.gradient = gradient, .learning_rate = 1, .parameter = parameter});
   EXPECT_EQ(parameter.as<double>()[0], -2);
   EXPECT_EQ(state[0].data.as<double>()[0], .75 * 2 - .25 * 2);
   EXPECT_EQ(state[0].data.as<double>()[1], 4);

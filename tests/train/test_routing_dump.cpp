@@ -169,9 +169,9 @@ TEST_F(RoutingDumps, WhatAnExpertDoesNotChooseIsNotDropped) {
   const auto device = make_cpu_device();
   const PassShape shape{.leaves = 1, .leaf_images = 4, .backward = false, .keep_routing = true};
   Arena measured("test");
-  (void)lay_out_activations(measured, Dtype::f32, model_, shape);
+  (void)lay_out_activations(measured, *device, Dtype::f32, model_, shape);
   Arena arena("test", *device, measured.bytes());
-  Activations acts = lay_out_activations(arena, Dtype::f32, model_, shape);
+  Activations acts = lay_out_activations(arena, *device, Dtype::f32, model_, shape);
   for (const std::int64_t number : model_.moe_blocks) {
     MoeActivations& moe = acts.blocks[static_cast<std::size_t>(number)].moe;
     std::fill_n(moe.gates_clean.as<float>(), moe.gates_clean.elements(), 0.25F);
@@ -183,7 +183,7 @@ TEST_F(RoutingDumps, WhatAnExpertDoesNotChooseIsNotDropped) {
     }
   }
   RoutingDump dump({.path = path("choice.h5"), .images = 4, .checkpoint = "", .data = "", .settings = ""}, model_,
-                   {.batch = 4, .leaf_images = 4}, *world_, Dtype::f32);
+                   {.batch = 4, .leaf_images = 4}, *world_, *device, Dtype::f32);
   dump.add_pass(0, acts);
   dump.finish();
   const h5::File file = h5::File::open(path("choice.h5"), ExitCode::other);
@@ -199,7 +199,7 @@ TEST_F(RoutingDumps, WhatAnExpertDoesNotChooseIsNotDropped) {
 TEST_F(RoutingDumps, OfRoutersWithoutChoicesAreRefused) {
   model_.router.kind = RouterKind::soft;
   EXPECT_THROW(RoutingDump({.path = path("soft.h5"), .checkpoint = "", .data = "", .settings = ""}, model_,
-                           {.batch = 4, .leaf_images = 4}, *world_, Dtype::f32),
+                           {.batch = 4, .leaf_images = 4}, *world_, *make_cpu_device(), Dtype::f32),
                Error);
 }
 

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <limits>
+#include <utility>
 
 #include <gtest/gtest.h>
 
@@ -35,24 +37,44 @@ class SmallRun {
   }
   StepReport step() {
     std::int64_t pass = 0;
-    return trainer_.step([&](Activations& acts) { fill(state_.layout.first_image(pass++), acts); });
+    return trainer_.step(
+        [&](Tensor images, Tensor labels) { fill(state_.layout.first_image(pass++), images, labels); });
   }
+  void start_step() {
+    std::int64_t pass = 0;
+    trainer_.start_step([&](Tensor images, Tensor labels) { fill(state_.layout.first_image(pass++), images, labels); });
+  }
+  StepReport finish_step() { return trainer_.finish_step(); }
   [[nodiscard]] const Activations& acts() const { return state_.acts; }
+  [[nodiscard]] std::int64_t steps() const { return state_.step; }
+  /// All parameters, and the state of the optimizer.
+  [[nodiscard]] std::vector<double> values() const {
+    std::vector<double> all;
+    for (const Tensor& tensor : state_.parameters) {
+      for (const double value : to_doubles(tensor)) all.push_back(value);
+    }
+    for (const StatePiece& piece : state_.dense->optimizer.state()) {
+      for (const double value : to_doubles(piece.data)) all.push_back(value);
+    }
+    return all;
+  }
+  /// A number of the embedding's bias.
+  [[nodiscard]] double& bias() { return *state_.params.embedding.b.as<double>(); }
 
  private:
-  void fill(std::int64_t first, Activations& acts) const {
-    const Philox random(3, Purpose::test, static_cast<std::uint64_t>(state_.step));
-    const std::int64_t labels = state_.labels_per_image, images = acts.raw_images.shape[0];
+  void fill(std::int64_t first, Tensor raw_images, Tensor class_labels) const {
+    const Philox random(3, Purpose::test, static_cast<std::uint64_t>(state_.step + trainer_.steps_in_flight()));
+    const std::int64_t labels = state_.labels_per_image, images = raw_images.shape[0];
     for (std::int64_t i = 0; i < images; ++i) {
       for (std::int64_t l = 0; l < labels; ++l) {
         const bool none = (first + i) % 5 == 0;
-        acts.labels.as<std::int32_t>()[i * labels + l] =
+        class_labels.as<std::int32_t>()[i * labels + l] =
             none ? -1 : static_cast<std::int32_t>((first + i + l) % kClasses);
       }
     }
-    const std::int64_t each = acts.raw_images.elements() / images;
+    const std::int64_t each = raw_images.elements() / images;
     for (std::int64_t i = 0; i < images * each; ++i) {
-      acts.raw_images.as<std::uint8_t>()[i] =
+      raw_images.as<std::uint8_t>()[i] =
           static_cast<std::uint8_t>(random.bits(static_cast<std::uint64_t>(first * each + i)));
     }
   }
@@ -142,6 +164,85 @@ TEST(Step, MixupGivesTheSameBitsForAnyLeavesPerPass) {
     }
     EXPECT_EQ(losses, std::vector<double>(3, losses[0])) << draw;
   }
+}
+
+TEST(Step, TwoStepsInFlightAreTheSameBitsAsOneAfterAnother) {
+  for (const std::int64_t leaves : {1, 4}) {
+    RunConfig config = small();
+    config.leaves_per_pass = leaves;
+    config.clip_norm = 0.5;
+    config.average_decay = 0.9;
+    SmallRun plain(resolved(config)), ahead(resolved(config));
+    std::vector<StepReport> expected, got;
+    for (int i = 0; i < 4; ++i) expected.push_back(plain.step());
+    ahead.start_step();
+    for (int i = 0; i < 3; ++i) {
+      ahead.start_step();
+      EXPECT_EQ(ahead.steps(), i) << "a step counts when it is finished";
+      got.push_back(ahead.finish_step());
+    }
+    got.push_back(ahead.finish_step());
+    for (std::size_t i = 0; i < 4; ++i) {
+      EXPECT_EQ(got[i].step, static_cast<std::int64_t>(i + 1));
+      EXPECT_EQ(got[i].metrics.main_loss, expected[i].metrics.main_loss);
+      EXPECT_EQ(got[i].metrics.correct, expected[i].metrics.correct);
+      EXPECT_EQ(got[i].metrics.moe[0].kept, expected[i].metrics.moe[0].kept);
+      EXPECT_EQ(got[i].gradient_norm, expected[i].gradient_norm);
+      EXPECT_EQ(got[i].learning_rate, expected[i].learning_rate);
+      EXPECT_EQ(got[i].clipped, expected[i].clipped);
+    }
+    EXPECT_EQ(plain.values(), ahead.values());
+  }
+}
+
+TEST(Step, AThirdStepInFlightIsRefused) {
+  SmallRun run(resolved(small()));
+  EXPECT_THROW(run.finish_step(), Error);
+  run.start_step();
+  run.start_step();
+  EXPECT_THROW(run.start_step(), Error);
+}
+
+TEST(Step, OneThatIsNotFiniteLeavesParametersAndStateAsTheyWere) {
+  for (const std::int64_t leaves : {1, 4}) {
+    RunConfig config = small();
+    config.leaves_per_pass = leaves;
+    config.average_decay = 0.9;
+    SmallRun never(resolved(config)), run(resolved(config));
+    for (SmallRun* one : {&never, &run}) one->step();
+    const std::vector<double> before = run.values();
+    const double bias = std::exchange(run.bias(), std::numeric_limits<double>::infinity());
+    try {
+      run.step();
+      ADD_FAILURE() << "no error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::numbers);
+      const std::string text = error.what();
+      EXPECT_NE(text.find("step 2: loss"), std::string::npos) << text;
+      EXPECT_NE(text.find("stands in the embedding on rank 0"), std::string::npos) << text;
+    }
+    run.bias() = bias;
+    EXPECT_EQ(run.values(), before);
+    EXPECT_EQ(run.steps(), 1);
+    EXPECT_EQ(run.step().metrics.main_loss, never.step().metrics.main_loss);
+    EXPECT_EQ(run.values(), never.values()) << "later steps go on from there";
+  }
+}
+
+TEST(Step, StepsBehindOneThatIsNotFiniteDoNothing) {
+  SmallRun run(resolved(small()));
+  run.step();
+  const std::vector<double> before = run.values();
+  const double bias = std::exchange(run.bias(), std::numeric_limits<double>::infinity());
+  run.start_step();
+  run.bias() = bias;
+  run.start_step();  // on good numbers
+  EXPECT_EQ(run.values(), before);
+  EXPECT_THROW(run.finish_step(), Error);
+  EXPECT_EQ(run.steps(), 1);
+  EXPECT_THROW(run.finish_step(), Error) << "the step behind it is forgotten";
+  run.step();
+  EXPECT_NE(run.values(), before);
 }
 
 TEST(Step, WithoutMixupNothingIsKeptForIt) {

@@ -87,7 +87,23 @@ void CpuOps::run(const BlockSquareSums& a) {
   });
 }
 
+// A few numbers per million parameters: one thread, in the order of the reference.
+void CpuOps::run(const ClipScale& a) {
+  const double* const sums = a.sums.as<double>();
+  const std::int64_t* const order = a.order.as<std::int64_t>();
+  const double* const weights = a.weights.as<double>();
+  double squares = 0.0;
+  for (std::int64_t i = 0; i < a.order.elements(); ++i) squares += sums[order[i]] * weights[i];
+  const double norm = std::sqrt(squares);
+  const bool finite =
+      std::isfinite(norm) && std::all_of(sums, sums + a.sums.elements(), [](double sum) { return std::isfinite(sum); });
+  *a.norm.as<double>() = norm;
+  *a.scale.as<double>() = a.clip_norm > 0.0 && norm >= a.clip_norm ? a.clip_norm / norm : 1.0;
+  if (!finite) *a.halt.as<std::int32_t>() = 1;
+}
+
 void CpuOps::run(const AdamWStep& a) {
+  if (halted(a)) return;
   const std::int64_t* const begin = a.block_begin.as<std::int64_t>();
   const auto updates = static_cast<double>(a.updates);
   AdamWRun common{};
@@ -108,7 +124,7 @@ void CpuOps::run(const AdamWStep& a) {
     run.m = a.m.as<float>() + begin[block];
     run.v = a.v.as<float>() + begin[block];
     run.n = begin[block + 1] - begin[block];
-    run.gradient_scale = static_cast<float>(a.multiplier.as<double>()[block] * a.gradient_scale);
+    run.gradient_scale = static_cast<float>(a.multiplier.as<double>()[block] * gradient_scale_of(a));
     run.decay = static_cast<float>(a.decay.as<double>()[block]);
     run.frozen = a.frozen.as<std::uint8_t>()[block] != 0;
     // A bf16 moment decays before the run, which then adds to it, and is rounded afterwards.
@@ -121,6 +137,7 @@ void CpuOps::run(const AdamWStep& a) {
 }
 
 void CpuOps::run(const RunningAverage& a) {
+  if (halted(a)) return;
   const auto decay = static_cast<float>(a.decay);
   const auto rest = static_cast<float>(1.0 - a.decay);
   for_each_piece(threads_, a.y.elements(), kElements, [&](std::int64_t begin, std::int64_t end) {

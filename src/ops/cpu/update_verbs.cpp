@@ -33,7 +33,7 @@ UpdateRun run_of(const Step& a, const UpdateRun& common, const Tensor& m, std::i
   run.gradient = a.gradient.template as<float>() + begin;
   run.parameter = a.parameter.template as<float>() + begin;
   run.m = m ? m.as<float>() + begin : nullptr;
-  run.d.scale = static_cast<float>(a.multiplier.template as<double>()[i] * a.gradient_scale);
+  run.d.scale = static_cast<float>(a.multiplier.template as<double>()[i] * gradient_scale_of(a));
   run.decay = static_cast<float>(a.decay.template as<double>()[i]);
   run.frozen = a.frozen.template as<std::uint8_t>()[i] != 0;
   return run;
@@ -172,6 +172,7 @@ Unit unit_of(const AdafactorStep& a, const UpdateRun& common, std::int64_t i) {
 }  // namespace
 
 void CpuOps::run(const SgdStep& a) {
+  if (halted(a)) return;
   const std::int64_t* const begin = a.block_begin.as<std::int64_t>();
   const UpdateRun common = common_run(a, a.bf16_trace);
   for_each_unit(threads_, a.decay.elements(), [&](std::int64_t block, int) {
@@ -183,6 +184,7 @@ void CpuOps::run(const SgdStep& a) {
 
 // Small units are shared out over threads, large ones one after another by all threads.
 void CpuOps::run(const AdafactorStep& a) {
+  if (halted(a)) return;
   const UpdateRun common = common_run(a, a.bf16_momentum);
   const std::int64_t units = a.unit_begin.elements();
   for_each_unit(threads_, units, [&](std::int64_t i, int) {

@@ -28,9 +28,10 @@ struct Unit {
 /// d of every element of a unit.
 template <class T>
 std::vector<T> gradients(const AdafactorStep& a, const Unit<T>& unit, double multiplier) {
+  const double gradient_scale = gradient_scale_of(a);
   std::vector<T> d(static_cast<std::size_t>(unit.elements()));
   for (std::size_t i = 0; i < d.size(); ++i) {
-    d[i] = a.gradient.as<T>()[unit.first + static_cast<std::int64_t>(i)] * multiplier * a.gradient_scale;
+    d[i] = a.gradient.as<T>()[unit.first + static_cast<std::int64_t>(i)] * multiplier * gradient_scale;
     if (a.clip_absolute > 0.0) d[i] = clamp(d[i], a.clip_absolute);
   }
   return d;
@@ -85,6 +86,7 @@ void precondition_factored(const AdafactorStep& step, const Unit<T>& unit, std::
 // bf16_momentum: m = bf16(bf16(momentum) m) + (1 - momentum) u, rounded when it is stored.
 template <class T>
 void adafactor_step(const AdafactorStep& a) {
+  if (halted(a)) return;
   for (std::int64_t number = 0; number < a.unit_begin.elements(); ++number) {
     const Unit<T> unit(a, number);
     const double decay = a.decay.as<double>()[number];

@@ -32,6 +32,22 @@ void block_square_sums(const BlockSquareSums& a) {
   }
 }
 
+// norm = sqrt(sum over i of sums[order[i]] weights[i]);  scale = clip_norm / norm if norm >= clip_norm > 0, else 1
+// halt = 1 if norm or any of sums is not finite
+template <class T>
+void clip_scale(const ClipScale& a) {
+  const auto* sums = a.sums.as<double>();
+  double squares = 0.0;
+  for (std::int64_t i = 0; i < a.order.elements(); ++i)
+    squares += sums[a.order.as<std::int64_t>()[i]] * a.weights.as<double>()[i];
+  const double norm = std::sqrt(squares);
+  bool finite = is_finite(norm);
+  for (std::int64_t place = 0; place < a.sums.elements(); ++place) finite = finite && is_finite(sums[place]);
+  a.norm.as<double>()[0] = norm;
+  a.scale.as<double>()[0] = a.clip_norm > 0.0 && norm >= a.clip_norm ? a.clip_norm / norm : 1.0;
+  if (!finite) a.halt.as<std::int32_t>()[0] = 1;
+}
+
 // d = gradient * multiplier[block] * gradient_scale, clamped to +-clip_absolute if that is positive
 // m = b1 m + (1 - b1) d;  v = b2 v + (1 - b2) d^2
 // u = (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + epsilon) + decay[block] parameter;  parameter -= learning_rate u
@@ -39,7 +55,9 @@ void block_square_sums(const BlockSquareSums& a) {
 // it is stored.
 template <class T>
 void adamw_step(const AdamWStep& a) {
+  if (halted(a)) return;
   const auto* begin = a.block_begin.as<std::int64_t>();
+  const double gradient_scale = gradient_scale_of(a);
   const double t = static_cast<double>(a.updates);
   const double correction1 = 1.0 - std::pow(a.beta1, t), correction2 = 1.0 - std::pow(a.beta2, t);
   for (std::int64_t b = 0; b < a.decay.elements(); ++b) {
@@ -47,7 +65,7 @@ void adamw_step(const AdamWStep& a) {
     const bool frozen = a.frozen.as<std::uint8_t>()[b] != 0;
     for (std::int64_t i = begin[b]; i < begin[b + 1]; ++i) {
       T &parameter = a.parameter.as<T>()[i], &m = a.m.as<T>()[i], &v = a.v.as<T>()[i];
-      T d = a.gradient.as<T>()[i] * multiplier * a.gradient_scale;
+      T d = a.gradient.as<T>()[i] * multiplier * gradient_scale;
       if (a.clip_absolute > 0.0) d = clamp(d, a.clip_absolute);
       m = (a.bf16_moment ? rounded(rounded(T(a.beta1)) * m) : a.beta1 * m) + (1.0 - a.beta1) * d;
       v = a.beta2 * v + (1.0 - a.beta2) * (d * d);
@@ -63,13 +81,15 @@ void adamw_step(const AdamWStep& a) {
 // bf16_trace: trace = d + bf16(bf16(momentum) trace), rounded when it is stored.
 template <class T>
 void sgd_step(const SgdStep& a) {
+  if (halted(a)) return;
   const auto* begin = a.block_begin.as<std::int64_t>();
+  const double gradient_scale = gradient_scale_of(a);
   for (std::int64_t b = 0; b < a.decay.elements(); ++b) {
     const double decay = a.decay.as<double>()[b], multiplier = a.multiplier.as<double>()[b];
     const bool frozen = a.frozen.as<std::uint8_t>()[b] != 0;
     for (std::int64_t i = begin[b]; i < begin[b + 1]; ++i) {
       T& parameter = a.parameter.as<T>()[i];
-      T u = a.gradient.as<T>()[i] * multiplier * a.gradient_scale;
+      T u = a.gradient.as<T>()[i] * multiplier * gradient_scale;
       if (a.clip_absolute > 0.0) u = clamp(u, a.clip_absolute);
       if (a.trace) {
         T& trace = a.trace.as<T>()[i];
@@ -84,6 +104,7 @@ void sgd_step(const SgdStep& a) {
 // y = decay y + (1 - decay) x
 template <class T>
 void running_average(const RunningAverage& a) {
+  if (halted(a)) return;
   for (std::int64_t i = 0; i < a.y.elements(); ++i) {
     T& y = a.y.as<T>()[i];
     y = a.decay * y + (1.0 - a.decay) * a.x.as<T>()[i];
@@ -101,6 +122,7 @@ void all_finite(const AllFinite& a) {
 VITRAIL_REFERENCE_VERB(random_normal, RandomNormal)
 VITRAIL_REFERENCE_VERB(accumulate, Accumulate)
 VITRAIL_REFERENCE_VERB(block_square_sums, BlockSquareSums)
+VITRAIL_REFERENCE_VERB(clip_scale, ClipScale)
 VITRAIL_REFERENCE_VERB(adamw_step, AdamWStep)
 VITRAIL_REFERENCE_VERB(sgd_step, SgdStep)
 VITRAIL_REFERENCE_VERB(running_average, RunningAverage)
