@@ -1,4 +1,4 @@
-# The cuda back end on a GPU (tests/run_on_gpu.sh). Where there is none, it is compiled and linked.
+# The cuda back end on a GPU (also tests/run_on_gpu.sh). Where there is none, it is compiled and linked, not registered.
 if(VITRAIL_CUDA)
   file(GLOB gpu_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cuda/test_*.cpp)
   list(FILTER gpu_tests EXCLUDE REGEX "_emulated\\.cpp$")
@@ -6,8 +6,10 @@ if(VITRAIL_CUDA)
   target_include_directories(test_cuda PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(test_cuda PRIVATE vitrail_ops GTest::gtest_main)
   target_compile_definitions(test_cuda PRIVATE VITRAIL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
-  add_test(NAME cuda.on_a_gpu COMMAND test_cuda "--gtest_filter=*Cuda*")
-  set_tests_properties(cuda.on_a_gpu PROPERTIES TIMEOUT 600 LABELS gpu)
+  if(vitrail_gpu)
+    add_test(NAME cuda.on_a_gpu COMMAND test_cuda "--gtest_filter=*Cuda*")
+    set_tests_properties(cuda.on_a_gpu PROPERTIES TIMEOUT 600 LABELS gpu)
+  endif()
 endif()
 
 # The cuda back end under the emulation: the verb cases are those of tests/ops, already compiled for test_ops.
@@ -19,17 +21,4 @@ if(TARGET vitrail_cuda_emulated)
   target_compile_definitions(test_cuda_emulated PRIVATE VITRAIL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   gtest_discover_tests(test_cuda_emulated TEST_PREFIX cuda_emulated. TEST_FILTER "*Cuda*" DISCOVERY_TIMEOUT 60
                        PROPERTIES TIMEOUT 300 LABELS unit ENVIRONMENT ASAN_OPTIONS=allocator_may_return_null=1)
-endif()
-
-# The same on a GPU, in a build with CUDA: registered where there is one.
-if(VITRAIL_CUDA)
-  file(GLOB cuda_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cuda/test_*.cpp)
-  add_executable(test_cuda ${cuda_tests} $<TARGET_OBJECTS:test_ops>)
-  target_include_directories(test_cuda PRIVATE ${PROJECT_SOURCE_DIR})
-  target_link_libraries(test_cuda PRIVATE vitrail_ops vitrail_cuda GTest::gtest_main)
-  target_compile_definitions(test_cuda PRIVATE VITRAIL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
-  if(vitrail_gpu)
-    gtest_discover_tests(test_cuda TEST_PREFIX cuda. TEST_FILTER "*Cuda*" DISCOVERY_TIMEOUT 60
-                         PROPERTIES TIMEOUT 300 LABELS gpu)
-  endif()
 endif()

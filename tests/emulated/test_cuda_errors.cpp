@@ -7,7 +7,7 @@
 
 #include "device/cuda/cuda_device.hpp"
 #include "device/cuda/launch.hpp"
-#include "emulation.hpp"
+#include "device/cuda_emulated/emulation.hpp"
 #include "tests/emulated/kernels.hpp"
 
 namespace vitrail::cuda {
