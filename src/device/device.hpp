@@ -51,8 +51,9 @@ class Device {
   virtual void upload(ConstTensor from, Tensor to, Place free) = 0;
   /// Starts a copy to allocate_host() memory, in the order of the queue; done when a later place is reached.
   virtual void download(ConstTensor from, Tensor to) = 0;
-  /// Calls `work`, which calls verbs, copy() between the device's own tensors and zero() alone. A device may record
-  /// them and run them as one graph; `name` tells it which earlier recording this one is like ("pass", "update").
+  /// Calls `work`, which calls verbs, copy() between the device's own tensors and zero() alone (without
+  /// CudaOptions::graphs anything but submit()). A device may record them and run them as one graph; `name` tells it
+  /// which earlier recording this one is like ("pass", "update").
   virtual void submit(const std::string& name, const std::function<void()>& work) = 0;
   /// Whether calls may return before the work is done.
   [[nodiscard]] virtual bool asynchronous() const noexcept = 0;
