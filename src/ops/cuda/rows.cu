@@ -1,45 +1,31 @@
-// The movement of rows between tokens and expert buffers: a warp per row, 16 bytes a lane.
+// The movement of rows between tokens and expert buffers: a warp per row, four elements a lane.
 
 #include <cstdint>
 
 #include "device/cuda/launch.hpp"
 #include "ops/cuda/cuda_ops.hpp"
-#include "ops/cuda/stored.hpp"
+#include "ops/cuda/fours.hpp"
 #include "ops/cuda/token_lanes.hpp"
-#include "ops/cuda/vectors.hpp"
 
 namespace vitrail::cuda {
 namespace {
 
-using Row = TokenLane<32>;  // the row or token of this warp
-
-/// Calls work.operator()<n>() with the elements that a lane moves at once: 16 bytes of the larger type X or Y, or 1
-/// where rows are not aligned.
-template <class X, class Y, class Work>
-void dispatch_vectors(std::int64_t width, std::initializer_list<const void*> tensors, Work&& work) {
-  constexpr int n = static_cast<int>(16 / std::max(sizeof(X), sizeof(Y)));
-  bool aligned = width % n == 0;
-  for (const void* data : tensors) aligned = aligned && reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
-  if (aligned) return work.template operator()<n>();
-  work.template operator()<1>();
-}
-
 /// y[r] = x[source[r] div K], zeros where the row is empty.
-template <int n, class X, class Y>
-__global__ void __launch_bounds__(kTokenThreads)
-    gather_rows(const X* x, const std::int32_t* source, int choices, Y* y, std::int64_t rows, int width) {
-  const Row at;
-  if (at.token >= rows) return;
-  const int assignment = source[at.token];
-  const X* const from = x + std::int64_t{assignment < 0 ? 0 : assignment / choices} * width;
-  Y* const to = y + at.token * width;
-#pragma unroll 2
-  for (int i = at.lane * n; i < width; i += 32 * n) {
-    float v[n] = {};
-    if (assignment >= 0) load(from + i, v);
-    store(v, to + i);
+template <class X, class Y>
+struct Gather {
+  const X* x;
+  const std::int32_t* source;
+  Y* y;
+  int choices;
+
+  template <bool aligned>
+  __device__ void at(std::int64_t row, std::int64_t column, std::int64_t width) const {
+    const int assignment = source[row];
+    Four four{};
+    if (assignment >= 0) four = load_four<aligned>(x + std::int64_t{assignment / choices} * width, column, width);
+    store_four<aligned>(four, y + row * width, column, width);
   }
-}
+};
 
 /// y[t] = residual[t] + sum over j of gate[t,j] * o[row[t,j]], j ascending, dropped ones left out.
 template <class O, class Y>
@@ -49,31 +35,22 @@ struct AddRows {
   const float* gate;      // nullptr: 1
   const float* residual;  // nullptr: 0; may be y
   Y* y;
-  std::int64_t tokens;
-  int choices, width;
-};
+  int choices;
 
-template <int n, class O, class Y>
-__global__ void __launch_bounds__(kTokenThreads) add_rows(AddRows<O, Y> a) {
-  const Row at;
-  if (at.token >= a.tokens) return;
-  const std::int32_t* const row = a.row + at.token * a.choices;
-  const float* const gate = a.gate != nullptr ? a.gate + at.token * a.choices : nullptr;
-  const std::int64_t first = at.token * a.width;
-  for (int i = at.lane * n; i < a.width; i += 32 * n) {
-    float sum[n] = {};
-    if (a.residual != nullptr) load(a.residual + first + i, sum);
-    for (int j = 0; j < a.choices; ++j) {
-      if (row[j] < 0) continue;
-      float o[n];
-      load(a.o + std::int64_t{row[j]} * a.width + i, o);
-      const float of_choice = gate != nullptr ? gate[j] : 1.0F;
+  template <bool aligned>
+  __device__ void at(std::int64_t token, std::int64_t column, std::int64_t width) const {
+    Four sum{};
+    if (residual != nullptr) sum = load_four<aligned>(residual + token * width, column, width);
+    for (std::int64_t i = token * choices; i < (token + 1) * choices; ++i) {
+      if (row[i] < 0) continue;
+      const Four four = load_four<aligned>(o + row[i] * width, column, width);
+      const float of_choice = gate != nullptr ? gate[i] : 1.0F;
 #pragma unroll
-      for (int k = 0; k < n; ++k) sum[k] = fmaf(of_choice, o[k], sum[k]);
+      for (int k = 0; k < 4; ++k) sum.v[k] = fmaf(of_choice, four.v[k], sum.v[k]);
     }
-    store(sum, a.y + first + i);
+    store_four<aligned>(sum, y + token * width, column, width);
   }
-}
+};
 
 template <class O>
 struct AddRowsBackward {
@@ -89,30 +66,29 @@ struct AddRowsBackward {
 
 /// d_o[r] = gate[a] dy[token of a], dgate[a] = <dy[token of a], o[r]> for the assignment a of row r: one warp does
 /// both, for no other looks at o[r].
-template <int n, class O>
+template <bool aligned, class O>
 __global__ void __launch_bounds__(kTokenThreads) add_rows_backward(AddRowsBackward<O> a) {
-  const Row at;
+  const TokenLane<32> at;  // a row
   if (at.token >= a.rows) return;
-  const std::int64_t first = at.token * a.width;
+  const O* const o = a.o + at.token * a.width;
+  O* const d_o = a.d_o + at.token * a.width;
   const int assignment = a.source[at.token];
   if (assignment < 0) {
-    const float zeros[n] = {};
-    for (int i = at.lane * n; i < a.width; i += 32 * n) store(zeros, a.d_o + first + i);
+    for (int i = at.lane * 4; i < a.width; i += 32 * 4) store_four<aligned>(Four{}, d_o, i, a.width);
     return;
   }
   const float* const dy = a.dy + std::int64_t{assignment / a.choices} * a.width;
   const float gate = a.gate[assignment];
   float inner = 0.0F;
-  for (int i = at.lane * n; i < a.width; i += 32 * n) {
-    float d[n], o[n];
-    load(dy + i, d);
-    load(a.o + first + i, o);
+  for (int i = at.lane * 4; i < a.width; i += 32 * 4) {
+    Four d = load_four<aligned>(dy, i, a.width);
+    const Four four = load_four<aligned>(o, i, a.width);
 #pragma unroll
-    for (int k = 0; k < n; ++k) {
-      inner = fmaf(d[k], o[k], inner);
-      d[k] *= gate;
+    for (int k = 0; k < 4; ++k) {
+      inner = fmaf(d.v[k], four.v[k], inner);
+      d.v[k] *= gate;
     }
-    store(d, a.d_o + first + i);
+    store_four<aligned>(d, d_o, i, a.width);
   }
   inner = sum_of<32>(inner);
   if (at.lane == 0) a.dgate[assignment] = inner;
@@ -125,45 +101,37 @@ __global__ void __launch_bounds__(kTokenThreads)
   if (i < assignments && row[i] < 0) dgate[i] = 0.0F;
 }
 
-template <class O, class Y>
-void launch_add_rows(const AddRows<O, Y>& a, cudaStream_t stream) {
-  dispatch_vectors<float, float>(a.width, {a.o, a.residual, a.y}, [&]<int n>() {
-    launch(add_rows<n, O, Y>, {.grid = token_blocks<32>(a.tokens), .block = dim3(kTokenThreads), .stream = stream}, a);
-  });
-}
-
 }  // namespace
 
 void CudaOps::run(const GatherRowsForward& a) {
   const std::int64_t rows = a.y.shape[0], width = a.y.shape[1];
   dispatch_stored(a.x.dtype, [&]<class X>() {
     dispatch_stored(a.y.dtype, [&]<class Y>() {
-      dispatch_vectors<X, Y>(width, {a.x.data, a.y.data}, [&]<int n>() {
-        launch(gather_rows<n, X, Y>, {.grid = token_blocks<32>(rows), .block = dim3(kTokenThreads), .stream = stream()},
-               data_of<X>(a.x), data_of<std::int32_t>(a.source), static_cast<int>(a.choices), data_of<Y>(a.y), rows,
-               static_cast<int>(width));
-      });
+      const Gather<X, Y> work{data_of<X>(a.x), data_of<std::int32_t>(a.source), data_of<Y>(a.y),
+                              static_cast<int>(a.choices)};
+      launch_on_rows(work, rows, width, rows_aligned_to_fours(width, work.x, work.y), stream());
     });
   });
 }
 
 void CudaOps::run(const GatherRowsBackward& a) {
+  const std::int64_t tokens = a.dx.shape[0], width = a.dx.shape[1];
   dispatch_stored(a.dy.dtype, [&]<class O>() {
     dispatch_stored(a.dx.dtype, [&]<class Y>() {
-      launch_add_rows(AddRows<O, Y>{data_of<O>(a.dy), data_of<std::int32_t>(a.row), nullptr,
-                                    a.dresidual ? data_of<float>(a.dresidual) : nullptr, data_of<Y>(a.dx),
-                                    a.dx.shape[0], static_cast<int>(a.row.shape[1]), static_cast<int>(a.dx.shape[1])},
-                      stream());
+      const AddRows<O, Y> work{data_of<O>(a.dy), data_of<std::int32_t>(a.row),    nullptr, data_of<float>(a.dresidual),
+                               data_of<Y>(a.dx), static_cast<int>(a.row.shape[1])};
+      launch_on_rows(work, tokens, width, rows_aligned_to_fours(width, work.o, work.residual, work.y), stream());
     });
   });
 }
 
 void CudaOps::run(const CombineRowsForward& a) {
+  const std::int64_t tokens = a.y.shape[0], width = a.y.shape[1];
   dispatch_stored(a.o.dtype, [&]<class O>() {
-    launch_add_rows(AddRows<O, float>{data_of<O>(a.o), data_of<std::int32_t>(a.row), data_of<float>(a.gate),
-                                      a.residual ? data_of<float>(a.residual) : nullptr, data_of<float>(a.y),
-                                      a.y.shape[0], static_cast<int>(a.row.shape[1]), static_cast<int>(a.y.shape[1])},
-                    stream());
+    const AddRows<O, float> work{data_of<O>(a.o),        data_of<std::int32_t>(a.row),
+                                 data_of<float>(a.gate), data_of<float>(a.residual),
+                                 data_of<float>(a.y),    static_cast<int>(a.row.shape[1])};
+    launch_on_rows(work, tokens, width, rows_aligned_to_fours(width, work.o, work.residual, work.y), stream());
   });
 }
 
@@ -183,8 +151,8 @@ void CudaOps::run(const CombineRowsBackward& a) {
                                       rows,
                                       static_cast<int>(a.row.shape[1]),
                                       static_cast<int>(width)};
-    dispatch_vectors<float, O>(width, {a.dy.data, a.o.data, a.d_o.data}, [&]<int n>() {
-      launch(add_rows_backward<n, O>,
+    dispatch_bool(rows_aligned_to_fours(width, backward.dy, backward.o, backward.d_o), [&]<bool aligned>() {
+      launch(add_rows_backward<aligned, O>,
              {.grid = token_blocks<32>(rows), .block = dim3(kTokenThreads), .stream = stream()}, backward);
     });
   });
