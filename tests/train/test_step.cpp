@@ -1,98 +1,14 @@
-#include <algorithm>
 #include <limits>
-#include <utility>
 
 #include <gtest/gtest.h>
 
-#include "base/philox.hpp"
-#include "device/host_values.hpp"
-#include "train/presets.hpp"
-#include "train/step.hpp"
+#include "tests/train/small_run.hpp"
 
-namespace vitrail {
+namespace vitrail::testing {
 namespace {
 
-constexpr std::int64_t kClasses = 10, kLeafImages = 8;
-
-RunConfig small() {
-  RunConfig config = preset("fmnist");
-  config.model.width = 16;
-  config.model.mlp_width = 32;
-  config.model.heads = 2;
-  config.model.experts = 4;
-  config.batch = 4 * kLeafImages;
-  config.leaf_images = kLeafImages;
-  config.warmup = 0;
-  return config;
-}
-
-/// A run of one rank on images of noise: image i of the batch has the labels i mod 10 and, with two, i+1 mod 10; every
-/// fifth has none.
-class SmallRun {
- public:
-  explicit SmallRun(const RunConfig& config, std::int64_t labels_per_image = 1,
-                    std::unique_ptr<Ops> ops = make_reference_ops())
-      : ops_(std::move(ops)), state_(config, *device_, *ops_, *world_, labels_per_image), trainer_(state_, 10) {
-    trainer_.warm_up();
-  }
-  StepReport step() {
-    std::int64_t pass = 0;
-    return trainer_.step(
-        [&](Tensor images, Tensor labels) { fill(state_.layout.first_image(pass++), images, labels); });
-  }
-  void start_step() {
-    std::int64_t pass = 0;
-    trainer_.start_step([&](Tensor images, Tensor labels) { fill(state_.layout.first_image(pass++), images, labels); });
-  }
-  StepReport finish_step() { return trainer_.finish_step(); }
-  [[nodiscard]] const Activations& acts() const { return state_.acts; }
-  [[nodiscard]] std::int64_t steps() const { return state_.step; }
-  /// All parameters, and the state of the optimizer.
-  [[nodiscard]] std::vector<double> values() const {
-    std::vector<double> all;
-    for (const Tensor& tensor : state_.parameters) {
-      for (const double value : to_doubles(tensor)) all.push_back(value);
-    }
-    for (const StatePiece& piece : state_.dense->optimizer.state()) {
-      for (const double value : to_doubles(piece.data)) all.push_back(value);
-    }
-    return all;
-  }
-  /// A number of the embedding's bias.
-  [[nodiscard]] double& bias() { return *state_.params.embedding.b.as<double>(); }
-
- private:
-  void fill(std::int64_t first, Tensor raw_images, Tensor class_labels) const {
-    const Philox random(3, Purpose::test, static_cast<std::uint64_t>(state_.step + trainer_.steps_in_flight()));
-    const std::int64_t labels = state_.labels_per_image, images = raw_images.shape[0];
-    for (std::int64_t i = 0; i < images; ++i) {
-      for (std::int64_t l = 0; l < labels; ++l) {
-        const bool none = (first + i) % 5 == 0;
-        class_labels.as<std::int32_t>()[i * labels + l] =
-            none ? -1 : static_cast<std::int32_t>((first + i + l) % kClasses);
-      }
-    }
-    const std::int64_t each = raw_images.elements() / images;
-    for (std::int64_t i = 0; i < images * each; ++i) {
-      raw_images.as<std::uint8_t>()[i] =
-          static_cast<std::uint8_t>(random.bits(static_cast<std::uint64_t>(first * each + i)));
-    }
-  }
-
-  std::unique_ptr<Device> device_ = make_cpu_device();
-  std::unique_ptr<Ops> ops_;
-  std::unique_ptr<Communicator> world_ = make_self_communicator();
-  TrainState state_;
-  Trainer trainer_;
-};
-
-RunConfig resolved(RunConfig config) {
-  resolve(config);
-  return config;
-}
-
 TEST(Step, SmoothsLabelsTowardsAllClasses) {
-  RunConfig config = small();
+  RunConfig config = small_run_config();
   config.label_smoothing = 0.2;
   SmallRun run(resolved(config));
   run.step();
@@ -106,7 +22,7 @@ TEST(Step, SmoothsLabelsTowardsAllClasses) {
 }
 
 TEST(Step, TargetsOfSeveralLabelsAreAllOfThem) {
-  SmallRun run(resolved(small()), 2);
+  SmallRun run(resolved(small_run_config()), 2);
   run.step();
   const std::vector<double> targets = to_doubles(run.acts().targets);
   for (std::int64_t i = 0; i < 4 * kLeafImages; ++i) {
@@ -118,7 +34,7 @@ TEST(Step, TargetsOfSeveralLabelsAreAllOfThem) {
 }
 
 TEST(Step, MixupMixesImagesAndTargetsInsideTheirLeaf) {
-  RunConfig config = small();
+  RunConfig config = small_run_config();
   config.mixup = 0.8;
   config.mixup_images = 3;
   SmallRun run(resolved(config));
@@ -151,14 +67,14 @@ TEST(Step, MixupMixesImagesAndTargetsInsideTheirLeaf) {
 
 TEST(Step, MixupGivesTheSameBitsForAnyLeavesPerPass) {
   for (const char* draw : {"step", "leaf", "image"}) {
-    RunConfig config = small();
+    RunConfig config = small_run_config();
     config.mixup = 0.2;
     config.mixup_draw = draw;
     config.label_smoothing = 0.1;
     std::vector<double> losses;
     for (const std::int64_t leaves : {1, 2, 4}) {
       config.leaves_per_pass = leaves;
-      SmallRun run(resolved(config), 1, make_cpu_ops(1));
+      SmallRun run(resolved(config), 1, make_cpu_device(), [](Device&) { return make_cpu_ops(1); });
       run.step();
       losses.push_back(run.step().metrics.main_loss);
     }
@@ -168,7 +84,7 @@ TEST(Step, MixupGivesTheSameBitsForAnyLeavesPerPass) {
 
 TEST(Step, TwoStepsInFlightAreTheSameBitsAsOneAfterAnother) {
   for (const std::int64_t leaves : {1, 4}) {
-    RunConfig config = small();
+    RunConfig config = small_run_config();
     config.leaves_per_pass = leaves;
     config.clip_norm = 0.5;
     config.average_decay = 0.9;
@@ -196,7 +112,7 @@ TEST(Step, TwoStepsInFlightAreTheSameBitsAsOneAfterAnother) {
 }
 
 TEST(Step, AThirdStepInFlightIsRefused) {
-  SmallRun run(resolved(small()));
+  SmallRun run(resolved(small_run_config()));
   EXPECT_THROW(run.finish_step(), Error);
   run.start_step();
   run.start_step();
@@ -205,13 +121,13 @@ TEST(Step, AThirdStepInFlightIsRefused) {
 
 TEST(Step, OneThatIsNotFiniteLeavesParametersAndStateAsTheyWere) {
   for (const std::int64_t leaves : {1, 4}) {
-    RunConfig config = small();
+    RunConfig config = small_run_config();
     config.leaves_per_pass = leaves;
     config.average_decay = 0.9;
     SmallRun never(resolved(config)), run(resolved(config));
     for (SmallRun* one : {&never, &run}) one->step();
     const std::vector<double> before = run.values();
-    const double bias = std::exchange(run.bias(), std::numeric_limits<double>::infinity());
+    const double bias = run.exchange_bias(std::numeric_limits<double>::infinity());
     try {
       run.step();
       ADD_FAILURE() << "no error";
@@ -221,7 +137,7 @@ TEST(Step, OneThatIsNotFiniteLeavesParametersAndStateAsTheyWere) {
       EXPECT_NE(text.find("step 2: loss"), std::string::npos) << text;
       EXPECT_NE(text.find("stands in the embedding on rank 0"), std::string::npos) << text;
     }
-    run.bias() = bias;
+    run.exchange_bias(bias);
     EXPECT_EQ(run.values(), before);
     EXPECT_EQ(run.steps(), 1);
     EXPECT_EQ(run.step().metrics.main_loss, never.step().metrics.main_loss);
@@ -230,12 +146,12 @@ TEST(Step, OneThatIsNotFiniteLeavesParametersAndStateAsTheyWere) {
 }
 
 TEST(Step, StepsBehindOneThatIsNotFiniteDoNothing) {
-  SmallRun run(resolved(small()));
+  SmallRun run(resolved(small_run_config()));
   run.step();
   const std::vector<double> before = run.values();
-  const double bias = std::exchange(run.bias(), std::numeric_limits<double>::infinity());
+  const double bias = run.exchange_bias(std::numeric_limits<double>::infinity());
   run.start_step();
-  run.bias() = bias;
+  run.exchange_bias(bias);
   run.start_step();  // on good numbers
   EXPECT_EQ(run.values(), before);
   EXPECT_THROW(run.finish_step(), Error);
@@ -246,10 +162,10 @@ TEST(Step, StepsBehindOneThatIsNotFiniteDoNothing) {
 }
 
 TEST(Step, WithoutMixupNothingIsKeptForIt) {
-  SmallRun run(resolved(small()));
+  SmallRun run(resolved(small_run_config()));
   EXPECT_FALSE(run.acts().unmixed_images);
   EXPECT_FALSE(run.acts().mix_weights);
 }
 
 }  // namespace
-}  // namespace vitrail
+}  // namespace vitrail::testing
