@@ -211,6 +211,9 @@ class Layouts {
     if (settings_.machine.gpu) add({"--gpu", std::to_string(*settings_.machine.gpu)});
     add({"--expert-parallel", std::to_string(cut.expert_parallel)});
     add({"--leaves-per-pass", std::to_string(cut.leaves_per_pass), "--keep-last", "1"});
+    if (settings_.small) {
+      add({"--patch-rows", "7", "--patch-columns", "7", "--width", "16", "--mlp-width", "32", "--heads", "2"});
+    }
     add(series.options);
     add(cut.extra);
     return all;

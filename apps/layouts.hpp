@@ -18,6 +18,7 @@ struct LayoutsSettings {
   MachineOptions machine;  ///< of --backend cuda; passed on to the runs
   std::int64_t steps = 20;
   std::string precision = "f32";               ///< of the runs that all layouts are tried with
+  bool small = false;                          ///< a model a tenth the size, for a back end that is slow
   std::int64_t most_ranks = 4;                 ///< layouts of more are left out; 1: mpirun is not needed
   std::vector<std::string> recipes = {"all"};  ///< names of further recipes; "all", "none"
 };

@@ -72,6 +72,7 @@ int run_layouts_command(int argc, const char* const* argv) {
   add_gpu_option(options, settings.machine);
   options.add("steps", settings.steps, "N", "steps of every run but those of other recipes");
   options.add("recipes", settings.recipes, "NAME...", "other recipes that are tried").choices(recipe_names());
+  options.add("small", settings.small, "", "a model a tenth the size");
   options.add("most-ranks", settings.most_ranks, "N", "leave out layouts of more; 1: without mpirun");
   options.add("mpirun", settings.mpirun, "PROGRAM", "what starts ranks: PROGRAM -np N ...");
   if (!options.parse(argc, argv)) return 0;

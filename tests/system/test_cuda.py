@@ -1,4 +1,4 @@
-"""The programs on an emulated GPU: golden files, layouts, training that is killed and resumed, and what they say when
+"""The programs on an emulated GPU: golden files, training that is killed and resumed, and what they say when
 there is no usable GPU."""
 
 import json
@@ -78,13 +78,6 @@ class Cuda(Programs):
             accuracies.append(json.loads((run / "evaluation.json").read_text()))
         self.assertEqual(accuracies[0]["test_accuracy"], accuracies[1]["test_accuracy"])
         self.assertAlmostEqual(accuracies[0]["loss"], accuracies[1]["loss"], delta=1e-5)
-
-    def test_layouts_share_the_gpu(self):
-        words = "layouts --backend cuda --steps 8 --recipes none".split()
-        said = self.emulated(0, "vitrail-selftest", *words).said
-        self.assertRegex(said, r"PASS: \d+ of \d+ runs as they should be")
-        for run in ("1 rank, staged", "1 rank, without graphs", "4 ranks, EP 2 x R 2"):
-            self.assertRegex(said, rf"{run} +equal")
 
     def test_bench_holds_verbs_against_three_ceilings(self):
         words = options(backend="cuda", precision="bf16", batch=8, leaf_images=8, steps=2, warmup=0, seconds=0.01,

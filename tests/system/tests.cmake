@@ -9,6 +9,8 @@ foreach(script IN LISTS scripts)
                        ENVIRONMENT "${ranks_environment};PYTHONDONTWRITEBYTECODE=1")
 endforeach()
 
+set_tests_properties(system.cuda PROPERTIES TIMEOUT 600)  # kernels one thread after the other
+
 # The programs with the emulated GPU in the place of a real one: test equipment, never installed. What defines
 # make_cuda_device and the like stands before the archives that say there is none.
 if(TARGET vitrail_cuda_emulated)
@@ -18,4 +20,8 @@ if(TARGET vitrail_cuda_emulated)
                           Boost::program_options)
     set_target_properties(vitrail-${program}-emulated PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR})
   endforeach()
+  # 1, 2 and 4 ranks on one emulated GPU: minutes.
+  add_test(NAME layouts.on_an_emulated_gpu
+           COMMAND vitrail-selftest-emulated layouts --backend cuda --steps 8 --recipes none --small)
+  set_tests_properties(layouts.on_an_emulated_gpu PROPERTIES TIMEOUT 900 LABELS "ranks;long" PROCESSORS 2)
 endif()
