@@ -184,11 +184,17 @@ class Problem {
   const cublasLtMatrixLayoutOpaque_t &a_, &b_, &c_, &d_;
 };
 
-/// Whether a matrix of `rows` x `columns` and its batch lie in one block of device memory, aligned.
+/// Whether every matrix of `rows` x `columns` of a batch lies in one block of device memory, aligned.
 bool is_good(const Matrix& matrix, int64_t rows, int64_t columns, int64_t batches, std::uintptr_t alignment) {
-  const int64_t last = (rows - 1) * matrix.row + (columns - 1) * matrix.column + (batches - 1) * matrix.batch;
-  return reinterpret_cast<std::uintptr_t>(matrix.data) % alignment == 0 &&
-         machine().memory.is_in_a_block(matrix.data, static_cast<size_t>(last + 1) * size_of(matrix.type));
+  const auto size = static_cast<int64_t>(size_of(matrix.type));
+  const int64_t elements = (rows - 1) * matrix.row + (columns - 1) * matrix.column + 1;
+  bool good = true;
+  for (int64_t i = 0; i < batches; ++i) {
+    const char* const first = static_cast<const char*>(matrix.data) + i * matrix.batch * size;
+    good = good && reinterpret_cast<std::uintptr_t>(first) % alignment == 0 &&
+           machine().memory.is_in_a_block(first, static_cast<size_t>(elements * size));
+  }
+  return good;
 }
 
 cublasStatus_t check_memory(const Product& p, const Problem& problem, const uint32_t (&alignment)[4]) {
@@ -388,6 +394,26 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
   return CUBLAS_STATUS_SUCCESS;
 }
 
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
+                                       cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t* algorithm, cublasLtMatmulHeuristicResult_t* result) {
+  if (handle == nullptr || desc == nullptr || a == nullptr || b == nullptr || c == nullptr || d == nullptr ||
+      algorithm == nullptr || result == nullptr) {
+    return CUBLAS_STATUS_INVALID_VALUE;
+  }
+  const Problem problem(*desc, *a, *b, *c, *d);
+  if (const cublasStatus_t status = problem.check(); status != CUBLAS_STATUS_SUCCESS) return status;
+  Token token{};
+  std::memcpy(&token, algorithm->data, sizeof(token));
+  if (token.problem != problem.key()) return CUBLAS_STATUS_INVALID_VALUE;
+  if (d->batches > simulation().largest_batch) return CUBLAS_STATUS_NOT_SUPPORTED;
+  *result = {};
+  result->algo = *algorithm;
+  result->workspaceSize = token.workspace;
+  result->state = CUBLAS_STATUS_SUCCESS;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void* alpha, const void* a,
                               cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout,
                               const void* beta, const void* c, cublasLtMatrixLayout_t c_layout, void* d,
@@ -404,6 +430,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   Token token{problem.key(), 0, {kAlignment, kAlignment, kAlignment, kAlignment}};
   if (algorithm != nullptr) std::memcpy(&token, algorithm->data, sizeof(token));
   if (token.problem != problem.key()) return refused(CUBLAS_STATUS_INVALID_VALUE, "an algorithm for another problem");
+  if (d_layout->batches > simulation().largest_batch) return refused(CUBLAS_STATUS_NOT_SUPPORTED, "too large a batch");
   if (workspace_bytes < token.workspace) return refused(CUBLAS_STATUS_INVALID_VALUE, "too small a workspace");
   if (token.workspace > 0 && (!machine().memory.is_in_a_block(workspace, workspace_bytes) ||
                               reinterpret_cast<std::uintptr_t>(workspace) % kAlignment != 0)) {

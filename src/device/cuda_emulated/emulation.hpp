@@ -16,6 +16,7 @@ struct Simulation {
   std::int64_t memory_mib = 16384;
   LaneOrder lanes = LaneOrder::alternate;  ///< of lanes, warps, blocks and independent nodes of a graph
   bool has_fused_epilogues = true;         ///< false: cuBLASLt finds no algorithm but for the default epilogue
+  std::int32_t largest_batch = 65536;      ///< that cuBLASLt's algorithms take
 };
 Simulation& simulation();
 
