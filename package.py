@@ -6,7 +6,7 @@
 
 import os
 
-from spack_repo.builtin.build_systems.cmake import CMakePackage
+from spack_repo.builtin.build_systems.cmake import CMakeBuilder, CMakePackage
 from spack_repo.builtin.build_systems.cuda import CudaPackage
 
 from spack.package import *
@@ -25,18 +25,22 @@ class Vitrail(CMakePackage, CudaPackage):
     version("main", branch="main")
 
     variant("assertions", default=False, description="Check Vitrail's invariants while it runs")
-    variant("nccl", default=False, description="Collectives between GPUs through NCCL")
+    variant("mpi", default=True, description="Several ranks; without, every program is one rank")
 
-    # The variants stand here so that a site's specs need not change when the code comes.
-    conflicts("+cuda", msg="Vitrail's CUDA back end is not built yet: install with ~cuda")
-    conflicts("+nccl", msg="Vitrail's NCCL communicator is not built yet: install with ~nccl")
+    conflicts("cuda_arch=none", when="+cuda", msg="Name the GPUs, as in cuda_arch=90")
+    for arch in CudaPackage.cuda_arch_values:
+        if int(arch.rstrip("af")) < 80:
+            conflicts(f"cuda_arch={arch}", when="+cuda", msg="Needs cuda_arch=80 or later")
 
     depends_on("c", type="build")
     depends_on("cxx", type="build")
     depends_on("cmake@3.25:", type="build")
     depends_on("pkgconfig", type="build")
 
-    depends_on("mpi")
+    depends_on("mpi", when="+mpi")
+    depends_on("cuda@12.4:", when="+cuda")
+    for arch in CudaPackage.cuda_arch_values:
+        depends_on(f"nccl +cuda cuda_arch={arch}", when=f"+cuda cuda_arch={arch}")
     depends_on("hdf5@1.10:")
     depends_on("boost@1.74: +program_options")
     depends_on("eigen@3.4:3")
@@ -46,16 +50,22 @@ class Vitrail(CMakePackage, CudaPackage):
     depends_on("openssl@3:")
     depends_on("zlib-api")
 
+    depends_on("boost +context", type="test")
     depends_on("googletest@1.12:", type="test")
     depends_on("python@3.9:", type="test")
 
     conflicts("%gcc@:11", msg="Vitrail is C++20 and needs GCC 12 or later")
 
     def cmake_args(self):
-        return [
+        arguments = [
             self.define("BUILD_TESTING", self.run_tests),
             self.define_from_variant("VITRAIL_ASSERTIONS", "assertions"),
+            self.define_from_variant("VITRAIL_CUDA", "cuda"),
+            self.define_from_variant("VITRAIL_MPI", "mpi"),
         ]
+        if self.spec.satisfies("+cuda"):
+            arguments.append(CMakeBuilder.define_cuda_architectures(self))
+        return arguments
 
     def test_help(self):
         """every installed program explains itself"""

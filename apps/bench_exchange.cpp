@@ -148,7 +148,7 @@ int bench_exchange(MpiSession* session, int argc, const char* const* argv) {
   const Log log("vitrail-bench", world->rank(), world->size());
   const auto group = world->split(static_cast<int>(world->rank() / s.expert_parallel));
 
-  const Rate copy = measure_copy(static_cast<int>(s.bench.run.threads), s.bench.seconds, *world);
+  const Rate copy = measure_host_copy(static_cast<int>(s.bench.run.threads), s.bench.seconds, *world);
   if (!s.bench.json) {
     log.info("all-to-all among ", s.expert_parallel, " of ", world->size(), world->size() == 1 ? " rank" : " ranks",
              "; copy bandwidth of memory ", fixed(copy.median, 1), " GB/s (reads and writes)\n\n",

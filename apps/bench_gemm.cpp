@@ -18,13 +18,15 @@ namespace {
 constexpr const char* kManual =
     "Times the matrix products of a model, each with the shapes of one pass (leaves x experts x rows x in x out), "
     "forward\n"
-    "and backward, and large square products, the peak: the faster of this program's own verbs and of oneDNN's own\n"
-    "threading. Products are GFLOP/s of all ranks together; 2 FLOPs per multiply-add. Samples of every result are "
+    "and backward, and large square products, the peak: the faster of this program's own verbs and, on the cpu, of\n"
+    "oneDNN's own threading. Products are GFLOP/s of all ranks together; 2 FLOPs per multiply-add. Samples of every "
+    "result are "
     "compared\n"
     "with a plain loop, whose inputs are rounded as --precision says.\n"
     "\n"
     "  vitrail-bench gemm --preset fmnist --threads 2\n"
     "  vitrail-bench gemm --model b16 --threads 2 --json\n"
+    "  vitrail-bench gemm --model b16 --batch 128 --leaf-images 128 --backend cuda --precision bf16\n"
     "\n"
     "Exit codes: 0 done; 2 usage; 5 a product is wrong.";
 
@@ -33,7 +35,8 @@ struct Product {
   const char* name;
   std::int64_t times;  ///< in a forward pass
   std::int64_t leaves, experts, rows, in, out;
-  bool dx = true;  ///< the backward pass needs the gradient of the input
+  bool dx = true;      ///< the backward pass needs the gradient of the input
+  bool exact = false;  ///< of inputs that are not rounded
 };
 
 std::vector<Product> products_of(const ModelConfig& c, const Layout& layout) {
@@ -54,7 +57,7 @@ std::vector<Product> products_of(const ModelConfig& c, const Layout& layout) {
     const std::int64_t sources = layout.expert_parallel * p;
     const std::int64_t here = c.experts / layout.expert_parallel;
     const std::int64_t slots = n / c.group_tokens() * c.slots();
-    all.push_back({"router", sparse, p, 1, n, c.width, c.experts});
+    all.push_back({"router", sparse, p, 1, n, c.width, c.experts, true, true});
     all.push_back({"experts in", sparse, sources, here, slots, c.width, c.mlp_width});
     all.push_back({"experts out", sparse, sources, here, slots, c.mlp_width, c.width});
   }
@@ -67,40 +70,45 @@ struct Timed {
   Rate forward, backward;  // GFLOP/s of all ranks
 };
 
-Timed time_product(Ops& ops, const Product& s, double budget_s, Communicator& world) {
+Timed time_product(const Machine& machine, const Product& s, double budget_s) {
+  Ops& ops = machine.ops();
+  Device& device = machine.device();
+  Communicator& world = machine.world();
+  const Dtype real = ops.real();
+  const Dtype stored = s.exact ? real : ops.stored();
   const auto lay_out = [&](Arena& arena) {
-    const Tensor x = arena.allocate(Dtype::f32, {s.leaves, s.experts, s.rows, s.in});
-    const Tensor w = arena.allocate(Dtype::f32, {s.experts, s.in, s.out});
-    const Tensor b = arena.allocate(Dtype::f32, {s.experts, s.out});
-    const Tensor y = arena.allocate(Dtype::f32, {s.leaves, s.experts, s.rows, s.out});
-    const Tensor dx = s.dx ? arena.allocate(Dtype::f32, {s.leaves, s.experts, s.rows, s.in}) : Tensor();
-    const Tensor dw = arena.allocate(Dtype::f32, {s.experts, s.in, s.out});
-    const Tensor db = arena.allocate(Dtype::f32, {s.experts, s.out});
+    const Tensor x = arena.allocate(stored, {s.leaves, s.experts, s.rows, s.in});
+    const Tensor w = arena.allocate(stored, {s.experts, s.in, s.out});
+    const Tensor b = arena.allocate(real, {s.experts, s.out});
+    const Tensor y = arena.allocate(stored, {s.leaves, s.experts, s.rows, s.out});
+    const Tensor dx = s.dx ? arena.allocate(stored, {s.leaves, s.experts, s.rows, s.in}) : Tensor();
+    const Tensor dw = arena.allocate(real, {s.experts, s.in, s.out});
+    const Tensor db = arena.allocate(real, {s.experts, s.out});
+    fill_with_noise(device, x, 1);
+    fill_with_noise(device, w, 2);
+    fill_with_noise(device, b, 3);
     // y serves as the incoming gradient of the backward product.
-    return std::pair{LinearForward{.x = x, .w = w, .b = b, .residual = {}, .y = y},
-                     LinearBackward{.dy = y, .x = x, .w = w, .dresidual = {}, .dx = dx, .dw = dw, .db = db}};
+    return std::pair{
+        LinearForward{.x = x, .w = w, .b = b, .residual = {}, .y = y, .exact = s.exact},
+        LinearBackward{.dy = y, .x = x, .w = w, .dresidual = {}, .dx = dx, .dw = dw, .db = db, .exact = s.exact}};
   };
   Arena measured("a product");
   (void)lay_out(measured);
-  const auto device = make_cpu_device();
-  Arena arena("a product", *device, measured.bytes());
+  Arena arena("a product", device, measured.bytes());
   const auto [forward, backward] = lay_out(arena);
-  fill_with_noise(Tensor(const_cast<void*>(forward.x.data), forward.x.shape, Dtype::f32), 1);
-  fill_with_noise(Tensor(const_cast<void*>(forward.w.data), forward.w.shape, Dtype::f32), 2);
-  fill_with_noise(Tensor(const_cast<void*>(forward.b.data), forward.b.shape, Dtype::f32), 3);
 
-  const double work = 1e-9 * cost_of(forward).flops;
   const auto rate = [&](double gflop, const auto& call) {
     world.barrier();
-    const std::vector<double> seconds = time_calls(budget_s, call);
+    const std::vector<double> seconds = time_in_queue(device, budget_s, call);
     return Rate{sum_over_ranks(world, gflop / median(seconds)),
                 sum_over_ranks(world, gflop / *std::min_element(seconds.begin(), seconds.end()))};
   };
+  const Precision rounded = s.exact ? Precision::f32 : ops.precision();
   Timed timed;
-  timed.forward = rate(work, [&, &f = forward] { ops.linear_forward(f); });
-  check_linear(forward, ops.precision(), text(s.name, ", forward"));
+  timed.forward = rate(1e-9 * cost_of(forward).flops, [&, &f = forward] { ops.linear_forward(f); });
+  check_linear(device, forward, rounded, text(s.name, ", forward"));
   timed.backward = rate(1e-9 * cost_of(backward).flops, [&, &k = backward] { ops.linear_backward(k); });
-  check_linear(backward, ops.precision(), text(s.name, ", backward"));
+  check_linear(device, backward, rounded, text(s.name, ", backward"));
   return timed;
 }
 
@@ -115,6 +123,7 @@ void report_squares(const Log& log, const std::vector<SquareGemm>& squares, doub
   for (const SquareGemm& one : squares) {
     const std::string shape = text(one.side, " x ", one.side, " x ", one.side);
     for (const auto& [name, rate] : {std::pair{"linear_forward", one.verb}, std::pair{"oneDNN", one.library}}) {
+      if (rate.median == 0) continue;  // there is no oneDNN on a GPU
       if (json) {
         log.info(Json::object()
                      .set("bench", "gemm")
@@ -168,25 +177,27 @@ int bench_gemm(MpiSession* session, int argc, const char* const* argv) {
   if (!options.parse(argc, argv) || session == nullptr) return 0;
   apply_bench_options(options, settings);
   const RunConfig& config = settings.run;
-  VITRAIL_EXPECT(config.backend == "cpu", ExitCode::usage, text("--backend ", config.backend),
-                 "the products are those of the cpu back end", "Leave it out");
-  const auto world = session->world();
-  const Log log("vitrail-bench", world->rank(), world->size());
-  const Layout layout = make_layout(config, world->rank(), world->size());
-  const auto ops = make_ops(config, *world);
+  VITRAIL_EXPECT(config.backend != "reference", ExitCode::usage, text("--backend ", config.backend),
+                 "the products are those of the cpu and cuda back ends", "Leave it out");
+  const Machine machine(*session, config, settings.machine);
+  const std::int64_t ranks = session->size();
+  const Log log("vitrail-bench", session->rank(), session->size());
+  const Layout layout = make_layout(config, session->rank(), session->size());
   const auto threads = static_cast<int>(config.threads);
 
-  const std::vector<SquareGemm> squares = measure_squares(threads, ops->precision(), settings.seconds, *world);
+  const std::vector<SquareGemm> squares = measure_squares(machine, threads, settings.seconds);
   const double ceiling = gemm_ceiling(squares);
-  const Rate copy = measure_copy(threads, settings.seconds, *world);
-  const std::string model = settings.model.empty() ? settings.texts.preset : settings.model;
+  const Rate copy = measure_copy(machine, threads, settings.seconds);
+  const std::string model = model_name(settings);
   if (settings.json) {
     log.info(Json::object()
                  .set("bench", "gemm")
                  .set("kind", "ceiling")
                  .set("model", model)
-                 .set("ranks", std::int64_t{world->size()})
+                 .set("ranks", ranks)
                  .set("threads", config.threads)
+                 .set("device", machine.device().description())
+                 .set("backend", config.backend)
                  .set("dtype", "f32")
                  .set("precision", config.precision)
                  .set("peak_gflops", ceiling)
@@ -194,7 +205,7 @@ int bench_gemm(MpiSession* session, int argc, const char* const* argv) {
                  .dump());
   } else {
     log.info(config.precision, " GEMM peak ", fixed(ceiling, 1), " GFLOP/s, copy bandwidth ", fixed(copy.median, 1),
-             " GB/s: ", world->size(), world->size() == 1 ? " rank x " : " ranks x ", threads,
+             " GB/s: ", machine.device().description(), ", ", ranks, ranks == 1 ? " rank x " : " ranks x ", threads,
              threads == 1 ? " thread" : " threads", "\n");
   }
   report_squares(log, squares, ceiling, settings.json);
@@ -204,7 +215,7 @@ int bench_gemm(MpiSession* session, int argc, const char* const* argv) {
              "  product                        leaves x experts x rows x in x out  GFLOP/s   of peak");
   }
   for (const Product& product : products_of(config.model, layout)) {
-    const Timed timed = time_product(*ops, product, settings.seconds, *world);
+    const Timed timed = time_product(machine, product, settings.seconds);
     report_product(log, product, "forward", timed.forward, ceiling, settings.json);
     report_product(log, product, "backward", timed.backward, ceiling, settings.json);
   }

@@ -12,7 +12,9 @@
 #include <unistd.h>
 
 #include "apps/bench_check.hpp"
+#include "base/bf16.hpp"
 #include "device/arena.hpp"
+#include "device/queue_clock.hpp"
 #include "ops/cpu/whole_gemm.hpp"
 
 namespace vitrail {
@@ -51,42 +53,89 @@ double largest_of_ranks(Communicator& world, double mine) {
   return *std::max_element(ranks.begin(), ranks.end());
 }
 
-void fill_with_noise(Tensor tensor, std::uint64_t stream) {
-  float* const values = tensor.as<float>();
-  for (std::int64_t i = 0; i < tensor.elements(); ++i) {
-    // splitmix64 (Steele, Lea, Flood 2014) of stream and place.
-    std::uint64_t z = (stream << 40) + static_cast<std::uint64_t>(i) * 0x9E3779B97F4A7C15U;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9U;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBU;
-    z ^= z >> 31;
-    values[i] = static_cast<float>(static_cast<double>(z >> 40) * 0x1p-23 - 1.0);
+std::vector<double> time_in_queue(Device& device, double budget_s, const std::function<void()>& work) {
+  if (!device.asynchronous()) return time_calls(budget_s, work);
+  constexpr double kLongS = 1e-3;  // the clock and the start of a first call are far finer
+  const auto clock = make_queue_clock(device);
+  const auto seconds_of = [&](std::int64_t calls) {
+    const std::size_t from = clock->read();
+    for (std::int64_t i = 0; i < calls; ++i) work();
+    const std::size_t to = clock->read();
+    device.synchronize();
+    return clock->seconds(from, to);
+  };
+  (void)seconds_of(1);
+  const double once_s = seconds_of(1);
+  const auto calls = static_cast<std::int64_t>(std::clamp(kLongS / std::max(once_s, 1e-7), 1.0, 1000.0));
+  std::vector<double> seconds;
+  const Stopwatch all;
+  while (seconds.size() < 3 || all.seconds() < budget_s) {
+    clock->reset();
+    seconds.push_back(seconds_of(calls) / static_cast<double>(calls));
   }
+  return seconds;
 }
 
-SquareGemm measure_square_gemm(std::int64_t side, int threads, Precision precision, double budget_s,
-                               Communicator& world) {
-  const auto ops = make_cpu_ops(threads, precision);
-  const auto device = make_cpu_device();
-  Arena arena("square matrices", *device, 3 * side * side * size_of(Dtype::f32) + 3 * 64);
-  const Tensor x = arena.allocate(Dtype::f32, {1, 1, side, side});
-  const Tensor w = arena.allocate(Dtype::f32, {1, side, side});
-  const Tensor y = arena.allocate(Dtype::f32, {1, 1, side, side});
-  fill_with_noise(x, 1);
-  fill_with_noise(w, 2);
+namespace {
+
+// splitmix64 (Steele, Lea, Flood 2014) of stream and place.
+double noise(std::uint64_t stream, std::int64_t i) {
+  std::uint64_t z = (stream << 40) + static_cast<std::uint64_t>(i) * 0x9E3779B97F4A7C15U;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9U;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBU;
+  z ^= z >> 31;
+  return static_cast<double>(z >> 40) * 0x1p-23 - 1.0;
+}
+
+/// Into host memory.
+void write_noise(Tensor tensor, std::uint64_t stream) {
+  if (tensor.dtype == Dtype::bf16) {
+    for (std::int64_t i = 0; i < tensor.elements(); ++i) tensor.as<Bf16>()[i] = to_bf16(noise(stream, i));
+    return;
+  }
+  float* const values = tensor.as<float>();
+  for (std::int64_t i = 0; i < tensor.elements(); ++i) values[i] = static_cast<float>(noise(stream, i));
+}
+
+}  // namespace
+
+void fill_with_noise(Device& device, Tensor tensor, std::uint64_t stream) {
+  if (!tensor) return;  // of an arena that only measures
+  if (tensor.device == DeviceKind::cpu) return write_noise(tensor, stream);
+  std::vector<std::byte> bytes(static_cast<std::size_t>(tensor.bytes()));
+  const Tensor host(bytes.data(), tensor.shape, tensor.dtype);
+  write_noise(host, stream);
+  device.copy(host, tensor);
+}
+
+namespace {
+
+SquareGemm measure_square(std::int64_t side, const Machine& machine, Ops& ops, int threads, double budget_s) {
+  Device& device = machine.device();
+  const Dtype dtype = ops.stored();
+  Arena arena("square matrices", device, 3 * side * side * size_of(dtype) + 3 * 64);
+  const Tensor x = arena.allocate(dtype, {1, 1, side, side});
+  const Tensor w = arena.allocate(dtype, {1, side, side});
+  const Tensor y = arena.allocate(dtype, {1, 1, side, side});
+  fill_with_noise(device, x, 1);
+  fill_with_noise(device, w, 2);
   const double gflop = 2e-9 * static_cast<double>(side * side * side);
   const LinearForward call{.x = x, .w = w, .b = {}, .residual = {}, .y = y};
 
   SquareGemm result{.side = side, .verb = {}, .library = {}};
-  world.barrier();
-  result.verb = rate_of(gflop, time_calls(budget_s, [&] { ops->linear_forward(call); }), world);
-  check_linear(call, precision, "a square product");
-  device->zero(y);
-  world.barrier();
-  const cpu::WholeGemm whole_gemm(threads, side, precision, x.as<float>(), w.as<float>());
-  result.library = rate_of(gflop, time_calls(budget_s, [&] { whole_gemm.multiply(y.as<float>()); }), world);
-  check_linear(call, precision, "a square product of the library");
+  machine.world().barrier();
+  result.verb = rate_of(gflop, time_in_queue(device, budget_s, [&] { ops.linear_forward(call); }), machine.world());
+  check_linear(device, call, ops.precision(), "a square product");
+  if (device.kind() != DeviceKind::cpu) return result;
+  device.zero(y);
+  machine.world().barrier();
+  const cpu::WholeGemm whole_gemm(threads, side, ops.precision(), x.as<float>(), w.as<float>());
+  result.library = rate_of(gflop, time_calls(budget_s, [&] { whole_gemm.multiply(y.as<float>()); }), machine.world());
+  check_linear(device, call, ops.precision(), "a square product of the library");
   return result;
 }
+
+}  // namespace
 
 double gemm_ceiling(const std::vector<SquareGemm>& measured) {
   double ceiling = 0;
@@ -94,20 +143,37 @@ double gemm_ceiling(const std::vector<SquareGemm>& measured) {
   return ceiling;
 }
 
-std::vector<SquareGemm> measure_squares(int threads, Precision precision, double budget_s, Communicator& world) {
+std::vector<SquareGemm> measure_squares(const Machine& machine, int threads, double budget_s) {
+  const bool gpu = machine.device().kind() == DeviceKind::cuda;
+  const Precision precision = machine.ops().precision();
+  // Not the run's own: it may be sealed.
+  const auto ops = gpu ? make_cuda_ops(machine.device(), precision) : make_cpu_ops(threads, precision);
   std::vector<SquareGemm> measured;
-  for (const std::int64_t side : {512, 1024, 2048}) {
+  for (std::int64_t side = 512; side <= (gpu ? 8192 : 2048); side *= 2) {
     if (!measured.empty()) {
       // The rates are the same numbers on every rank, and so is this decision.
-      const double rank_gflops = measured.back().library.median / world.size();
+      const Rate& last = gpu ? measured.back().verb : measured.back().library;
+      const double rank_gflops = last.median / machine.world().size();
       if (2e-9 * static_cast<double>(side * side * side) / rank_gflops > 2 * budget_s) break;
     }
-    measured.push_back(measure_square_gemm(side, threads, precision, budget_s, world));
+    measured.push_back(measure_square(side, machine, *ops, threads, budget_s));
   }
   return measured;
 }
 
-Rate measure_copy(int threads, double budget_s, Communicator& world) {
+Rate measure_copy(const Machine& machine, int threads, double budget_s) {
+  Device& device = machine.device();
+  if (device.kind() == DeviceKind::cpu) return measure_host_copy(threads, budget_s, machine.world());
+  constexpr std::int64_t kBytes = std::int64_t{256} << 20;  // far larger than the caches
+  Arena arena("copy", device, 2 * kBytes);
+  const Tensor from = arena.allocate(Dtype::u8, {kBytes});
+  const Tensor to = arena.allocate(Dtype::u8, {kBytes});
+  fill_with_noise(device, Tensor(from.data, {kBytes / 4}, Dtype::f32, from.device), 3);
+  machine.world().barrier();
+  return rate_of(2e-9 * kBytes, time_in_queue(device, budget_s, [&] { device.copy(from, to); }), machine.world());
+}
+
+Rate measure_host_copy(int threads, double budget_s, Communicator& world) {
   // Per rank 2 x 128 MiB: larger than the caches.
   const std::size_t bytes = (std::size_t{128} << 20) / static_cast<std::size_t>(threads) / 64 * 64;
   struct Block {

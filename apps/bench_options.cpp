@@ -15,8 +15,8 @@ struct KnownModel {
   std::vector<std::pair<std::string, std::string>> settings;
 };
 
-/// The paper's S/32, B/16 and L/16 (Riquelme et al. 2021, table of sizes), Every-2 with 8 experts, for 1000 classes,
-/// with a batch that is one leaf: the sizes alone, no training recipe.
+/// The paper's S/32, B/16, L/16 and part of 15B (Riquelme et al. 2021, table of sizes), Every-2 with 8 experts, for
+/// 1000 classes, with a batch that is one leaf: the sizes alone, no training recipe.
 std::vector<KnownModel> models() {
   const auto sizes = [](std::string name, std::string patch, std::string width, std::string mlp, std::string heads,
                         std::string blocks, std::string batch, std::string moe, std::string experts) {
@@ -43,10 +43,16 @@ std::vector<KnownModel> models() {
           sizes("s32-dense", "32", "512", "2048", "8", "8", "16", "none", "8"),
           sizes("b16", "16", "768", "3072", "12", "12", "8", "every-2", "8"),
           sizes("b16-dense", "16", "768", "3072", "12", "12", "8", "none", "8"),
-          sizes("l16", "16", "1024", "4096", "16", "24", "8", "every-2", "8")};
+          sizes("l16", "16", "1024", "4096", "16", "24", "8", "every-2", "8"),
+          // The blocks of V-MoE-15B, but 8 of its 48, and 16 of its 32 experts: what one GPU can hold.
+          sizes("15b-stack", "14", "1408", "6400", "16", "8", "8", "every-2", "16")};
 }
 
 }  // namespace
+
+std::string model_name(const BenchSettings& settings) {
+  return settings.model.empty() ? settings.texts.preset : settings.model;
+}
 
 std::vector<std::string> known_models() {
   std::vector<std::string> names;
@@ -70,6 +76,7 @@ void add_bench_model_options(Options& options, BenchSettings& settings) {
       .only_on_command_line();
   add_bench_options(options, settings);
   add_layout_options(options, settings.run);
+  add_machine_options(options, settings.machine);
   add_model_options(options, settings.run, settings.texts);
 }
 

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/machine.hpp"
 #include "apps/run_options.hpp"
 
 namespace vitrail {
@@ -12,10 +13,14 @@ namespace vitrail {
 struct BenchSettings {
   RunConfig run;
   RunOptionTexts texts;
+  MachineOptions machine;
   std::string model;     ///< name of known sizes; empty: those of the preset
   bool json = false;     ///< one object a line instead of tables
   double seconds = 0.3;  ///< budget of one measurement
 };
+
+/// The --model, or else the --preset.
+std::string model_name(const BenchSettings& settings);
 
 /// Names for --model.
 std::vector<std::string> known_models();

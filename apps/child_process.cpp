@@ -88,6 +88,12 @@ std::vector<pid_t> ChildProcess::children() const {
   return found;
 }
 
-std::filesystem::path program_folder() { return std::filesystem::read_symlink("/proc/self/exe").parent_path(); }
+std::filesystem::path program_beside(const std::string& name) {
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe");
+  const std::string mine = self.filename();
+  // "vitrail-selftest" has two words; what follows is the ending.
+  const std::size_t ending = mine.find('-', mine.find('-') + 1);
+  return self.parent_path() / (name + (ending == std::string::npos ? "" : mine.substr(ending)));
+}
 
 }  // namespace vitrail

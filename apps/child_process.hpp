@@ -23,6 +23,7 @@ class ChildProcess {
   /// Waits for the end: the exit code, or 128 + signal.
   int wait();
   [[nodiscard]] bool running();
+  [[nodiscard]] pid_t pid() const noexcept { return pid_; }
   /// Processes whose parent is the child: the ranks, when the child is mpirun.
   [[nodiscard]] std::vector<pid_t> children() const;
 
@@ -34,7 +35,8 @@ class ChildProcess {
   int exit_code_ = 0;
 };
 
-/// The folder of the running program.
-std::filesystem::path program_folder();
+/// The program `name` in the folder of the running one, with the same ending of its name: beside
+/// vitrail-selftest-emulated stands vitrail-train-emulated.
+std::filesystem::path program_beside(const std::string& name);
 
 }  // namespace vitrail

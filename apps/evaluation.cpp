@@ -5,22 +5,30 @@
 
 namespace vitrail {
 
-LoadedModel::LoadedModel(const ModelConfig& config, const Layout& layout, Dtype real, Device& device,
+LoadedModel::LoadedModel(const ModelConfig& config, const Layout& layout, Ops& ops, Device& device,
                          const CheckpointReader& reader, bool average)
     : table_(parameter_table(config)), dense_(table_, 0, 0, 1) {
   const bool sparse = !config.moe_blocks.empty();
   const std::int64_t first = layout.first_expert(config);
   if (sparse) experts_.emplace(table_, first, layout.experts_here(config), 1);
-  const std::int64_t elements = dense_.elements() + (sparse ? experts_->elements() : 0);
-  arena_ = std::make_unique<Arena>("parameters", device, elements * size_of(real));
   std::vector<Tensor> tensors;
-  dense_.cut(table_, arena_->allocate(real, {dense_.elements()}), tensors);
-  if (sparse) experts_->cut(table_, arena_->allocate(real, {experts_->elements()}), tensors);
+  const auto lay_out = [&](Arena& arena) {
+    std::vector<ProductWeights::Share> shares{{dense_, arena.allocate(ops.real(), {dense_.elements()})}};
+    if (sparse) shares.push_back({*experts_, arena.allocate(ops.real(), {experts_->elements()})});
+    tensors.clear();
+    for (const ProductWeights::Share& share : shares) share.layout.cut(table_, share.values, tensors);
+    weights_.emplace(arena, ops, table_, shares);
+  };
+  Arena measured("parameters");
+  lay_out(measured);
+  arena_ = std::make_unique<Arena>("parameters", device, measured.bytes());
+  lay_out(*arena_);
   VITRAIL_EXPECT(!average || reader.has("average/" + table_.front().name), ExitCode::usage,
                  text("--average: ", reader.path().string(), " holds no running average of the weights"),
                  "it was trained with --average-decay 0", "Leave --average out");
   restore_parameters(table_, first, tensors, reader, average ? "average" : "parameters");
-  params = bind_params(config, table_, tensors);
+  weights_->refresh(ops);
+  params = bind_params(config, table_, weights_->tensors());
 }
 
 Metrics evaluate(const Bench& bench, const ModelConfig& model, const AfterPass& after_pass) {

@@ -9,6 +9,7 @@
 #include "data/shard.hpp"
 #include "train/checkpoint.hpp"
 #include "train/evaluate.hpp"
+#include "train/product_weights.hpp"
 
 namespace vitrail {
 
@@ -16,8 +17,8 @@ namespace vitrail {
 /// (usage) when there is no average.
 class LoadedModel {
  public:
-  LoadedModel(const ModelConfig& config, const Layout& layout, Dtype real, Device& device,
-              const CheckpointReader& reader, bool average);
+  LoadedModel(const ModelConfig& config, const Layout& layout, Ops& ops, Device& device, const CheckpointReader& reader,
+              bool average);
   VitMoeParams params;
 
  private:
@@ -25,6 +26,7 @@ class LoadedModel {
   FlatLayout dense_;
   std::optional<FlatLayout> experts_;
   std::unique_ptr<Arena> arena_;
+  std::optional<ProductWeights> weights_;
 };
 
 /// What is the same for every evaluation of this job.

@@ -6,47 +6,49 @@
 
 namespace vitrail {
 
-std::vector<double> tokens_of_experts(ConstTensor slot, std::int64_t capacity) {
+std::vector<double> tokens_of_experts(Device& device, ConstTensor slot, std::int64_t capacity) {
   const std::int64_t groups = slot.shape[0];
   const std::int64_t tokens = slot.shape[1];
   const std::int64_t experts = slot.shape[2];
-  const auto* slots = slot.as<std::int32_t>();
+  const std::vector<double> slots = to_doubles(device, slot);
   std::vector<double> taken(static_cast<std::size_t>(groups * experts * capacity), -1.0);
   for (std::int64_t i = 0; i < slot.elements(); ++i) {
-    if (slots[i] < 0) continue;
+    const auto taken_slot = static_cast<std::int64_t>(slots[static_cast<std::size_t>(i)]);
+    if (taken_slot < 0) continue;
     const std::int64_t group = i / (tokens * experts);
-    const std::int64_t place = (group * experts + i % experts) * capacity + slots[i];
+    const std::int64_t place = (group * experts + i % experts) * capacity + taken_slot;
     taken[static_cast<std::size_t>(place)] = static_cast<double>(i / experts % tokens);
   }
   return taken;
 }
 
-void choices_of_experts(const std::vector<double>& taken, Tensor selected, Tensor slot) {
+void choices_of_experts(const std::vector<double>& taken, Device& device, Tensor selected, Tensor slot) {
   const std::int64_t tokens = slot.shape[1];
   const std::int64_t experts = slot.shape[2];
   const std::int64_t capacity = static_cast<std::int64_t>(taken.size()) / (slot.shape[0] * experts);
-  auto* slots = slot.as<std::int32_t>();
-  std::fill_n(slots, slot.elements(), -1);
-  for (std::int64_t i = 0; i < slot.elements(); ++i)
-    selected.as<std::int32_t>()[i] = static_cast<std::int32_t>(i % experts);
+  std::vector<std::int32_t> slots(static_cast<std::size_t>(slot.elements()), -1);
+  std::vector<std::int32_t> choices;
+  for (std::int64_t i = 0; i < slot.elements(); ++i) choices.push_back(static_cast<std::int32_t>(i % experts));
   for (std::size_t i = 0; i < taken.size(); ++i) {
     if (taken[i] < 0) continue;
     const auto place = static_cast<std::int64_t>(i);
     const std::int64_t expert = place / capacity % experts;
     const std::int64_t group = place / (capacity * experts);
     const std::int64_t token = group * tokens + static_cast<std::int64_t>(taken[i]);
-    slots[token * experts + expert] = static_cast<std::int32_t>(place % capacity);
+    slots[static_cast<std::size_t>(token * experts + expert)] = static_cast<std::int32_t>(place % capacity);
   }
+  device.copy(ConstTensor(choices.data(), selected.shape, Dtype::i32), selected);
+  device.copy(ConstTensor(slots.data(), slot.shape, Dtype::i32), slot);
 }
 
-void add_experts_choice(ConstTensor slot, ConstTensor gates, std::int64_t capacity, const std::string& at,
-                        GoldenQuantities& out) {
+void add_experts_choice(Device& device, ConstTensor slot, ConstTensor gates, std::int64_t capacity,
+                        const std::string& at, GoldenQuantities& out) {
   const std::int64_t groups = slot.shape[0];
   const std::int64_t tokens = slot.shape[1];
   const std::int64_t experts = slot.shape[2];
   const h5::Shape by_slot{groups, experts, capacity};
-  const std::vector<double> taken = tokens_of_experts(slot, capacity);
-  const std::vector<double> gate = to_doubles(gates);
+  const std::vector<double> taken = tokens_of_experts(device, slot, capacity);
+  const std::vector<double> gate = to_doubles(device, gates);
   std::vector<double> weight(taken.size(), 0.0);
   std::vector<double> count(static_cast<std::size_t>(groups * tokens), 0.0);  // experts of every token
   for (std::size_t i = 0; i < taken.size(); ++i) {

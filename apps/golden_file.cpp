@@ -6,21 +6,23 @@
 
 namespace vitrail {
 
-GoldenQuantity golden_quantity(ConstTensor tensor, const Shape& shape) {
+GoldenQuantity golden_quantity(Device& device, ConstTensor tensor, const Shape& shape) {
   const auto lengths = shape.lengths();
   const bool integers = tensor.dtype == Dtype::i32 || tensor.dtype == Dtype::i64;
-  return {to_doubles(tensor.view(shape)),
+  return {to_doubles(device, tensor.view(shape)),
           {lengths.begin(), lengths.end()},
           integers ? GoldenQuantity::Kind::integers : GoldenQuantity::Kind::output};
 }
 
-GoldenQuantity golden_quantity(ConstTensor tensor) { return golden_quantity(tensor, tensor.shape); }
+GoldenQuantity golden_quantity(Device& device, ConstTensor tensor) {
+  return golden_quantity(device, tensor, tensor.shape);
+}
 GoldenQuantity golden_quantity(double value) { return {{value}, {}}; }
 GoldenQuantity golden_integer(std::int64_t value) {
   return {{static_cast<double>(value)}, {}, GoldenQuantity::Kind::integers};
 }
-GoldenQuantity golden_gradient(ConstTensor tensor) {
-  GoldenQuantity quantity = golden_quantity(tensor);
+GoldenQuantity golden_gradient(Device& device, ConstTensor tensor) {
+  GoldenQuantity quantity = golden_quantity(device, tensor);
   quantity.kind = GoldenQuantity::Kind::gradient;
   return quantity;
 }
@@ -49,11 +51,18 @@ std::vector<double> GoldenFile::reals_at(const std::string& dataset, std::int64_
   return values;
 }
 
-void GoldenFile::read(const std::string& dataset, Tensor to) const {
+void GoldenFile::read(const std::string& dataset, Device& device, Tensor to) const {
   const auto lengths = to.shape.lengths();
   std::vector<double> values(static_cast<std::size_t>(to.elements()));
   file_.read(dataset, Dtype::f64, {lengths.begin(), lengths.end()}, values.data());
-  from_doubles(values, to);
+  from_doubles(values, device, to);
+}
+
+void GoldenFile::read_integers(const std::string& dataset, Device& device, Tensor to) const {
+  const std::vector<std::int32_t> values = file_.read<std::int32_t>(dataset);
+  VITRAIL_EXPECT(std::ssize(values) == to.elements(), ExitCode::data, text(dataset, " has ", values.size(), " entries"),
+                 text("the model needs ", to.elements()), "");
+  device.copy(ConstTensor(values.data(), {std::ssize(values)}, Dtype::i32), to);
 }
 
 void GoldenFile::compare(const GoldenGroup& group, const GoldenQuantities& computed, const GoldenTolerances& tolerances,

@@ -10,7 +10,7 @@
 
 #include "apps/golden_report.hpp"
 #include "base/json.hpp"
-#include "device/tensor.hpp"
+#include "device/device.hpp"
 #include "io/h5.hpp"
 
 namespace vitrail {
@@ -24,10 +24,10 @@ struct GoldenQuantity {
 };
 using GoldenQuantities = std::map<std::string, GoldenQuantity>;
 
-/// The values of a host tensor, with a shape of equal size.
-GoldenQuantity golden_quantity(ConstTensor tensor, const Shape& shape);
-GoldenQuantity golden_quantity(ConstTensor tensor);
-GoldenQuantity golden_gradient(ConstTensor tensor);
+/// The values of a tensor of the device, with a shape of equal size.
+GoldenQuantity golden_quantity(Device& device, ConstTensor tensor, const Shape& shape);
+GoldenQuantity golden_quantity(Device& device, ConstTensor tensor);
+GoldenQuantity golden_gradient(Device& device, ConstTensor tensor);
 /// Scalars.
 GoldenQuantity golden_quantity(double value);
 GoldenQuantity golden_integer(std::int64_t value);
@@ -54,8 +54,10 @@ class GoldenFile {
   /// Entry `index` of the first axis.
   [[nodiscard]] std::vector<double> reals_at(const std::string& dataset, std::int64_t index) const;
   [[nodiscard]] h5::Shape shape(const std::string& dataset) const { return file_.info(dataset).shape; }
-  /// A dataset into a tensor of the same shape. Error (data) when the shapes differ.
-  void read(const std::string& dataset, Tensor to) const;
+  /// A dataset into a tensor of the device, of the same shape. Error (data) when the shapes differ.
+  void read(const std::string& dataset, Device& device, Tensor to) const;
+  /// Whole numbers into an i32 tensor with as many entries. Error (data) for another number of them.
+  void read_integers(const std::string& dataset, Device& device, Tensor to) const;
 
   /// Compares every dataset of a group with the quantity of that name, integers exactly. A dataset that was not
   /// computed is UNSUPPORTED; one that is required and missing is an Error (data).

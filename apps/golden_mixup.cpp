@@ -47,12 +47,16 @@ void run_group(const GoldenBackend& backend, const GoldenFile& file, const std::
   Arena arena("golden mixup", backend.device, measured.bytes());
   lay_out(arena);
 
-  set_mixup_weights(file.reals(group + "/dirichlet"), weights);
+  const auto host = make_cpu_device();
+  Arena host_arena("golden mixup weights", *host, weights.bytes() + 64);
+  const Tensor host_weights = host_arena.allocate(weights.dtype, weights.shape);
+  set_mixup_weights(file.reals(group + "/dirichlet"), host_weights);
+  backend.device.copy(host_weights, weights);
   GoldenQuantities out;
   for (const Mixed& each : both) {
-    file.read(text("/", each.name), each.x.view(each.shape));
+    file.read(text("/", each.name), backend.device, each.x.view(each.shape));
     backend.ops.mix_images({.x = each.x, .weights = weights, .y = each.y});
-    out[each.name] = golden_quantity(each.y, each.shape);
+    out[each.name] = golden_quantity(backend.device, each.y, each.shape);
   }
   file.compare({.name = group, .required = {"dirichlet", "images", "labels"}, .inputs = {"dirichlet"}}, out,
                golden_tolerances(backend.ops), report);

@@ -54,7 +54,7 @@ void run_golden_optimizer(const GoldenBackend& backend, const GoldenFile& file, 
   GoldenTrajectory trajectory(file, table);
   for (std::int64_t step = 0; step < steps; ++step) {
     for (std::size_t i = 0; i < table.size(); ++i) {
-      from_doubles(file.reals_at("/grads/" + table[i].name, step), gradients.tensors()[i]);
+      from_doubles(file.reals_at("/grads/" + table[i].name, step), backend.device, gradients.tensors()[i]);
     }
     trajectory.add(update.apply(backend.ops, gradients, parameters), parameters);
   }

@@ -40,8 +40,9 @@ void run_top_k_case(const GoldenBackend& backend, const GoldenFile& file, const 
   compare_capacity(file, at, c, report);
 
   const RouterMemory memory(backend, c);
-  file.read("/" + at + "/gates", c.gates.view({c.tokens, c.experts}));
-  file.read("/" + at + "/data", c.data.view({c.tokens, c.width}));
+  Device& device = backend.device;
+  file.read("/" + at + "/gates", device, c.gates.view({c.tokens, c.experts}));
+  file.read("/" + at + "/data", device, c.data.view({c.tokens, c.width}));
   Ops& ops = backend.ops;
   ops.route_top_k({.logits = {},
                    .noise = {},
@@ -54,29 +55,29 @@ void run_top_k_case(const GoldenBackend& backend, const GoldenFile& file, const 
                    .slot = c.slot,
                    .gate = c.gate});
   c.dispatch(ops);
-  c.multiply_by_experts();
+  c.multiply_by_experts(device);
   c.combine(ops);
 
   GoldenQuantities out;
-  out["selected_expert"] = without_groups(c.selected);
-  out["slot_unclipped"] = without_groups(c.slot);
-  out["topk_gate"] = without_groups(c.gate);
-  out["slot"] = without_groups(c.slot);
-  out["combine_weight"] = without_groups(c.gate);
+  out["selected_expert"] = without_groups(device, c.selected);
+  out["slot_unclipped"] = without_groups(device, c.slot);
+  out["topk_gate"] = without_groups(device, c.gate);
+  out["slot"] = without_groups(device, c.slot);
+  out["combine_weight"] = without_groups(device, c.gate);
   for (std::size_t i = 0; i < out["slot"].values.size(); ++i) {
     if (out["slot"].values[i] < static_cast<double>(c.capacity)) continue;
     out["slot"].values[i] = -1;
     out["combine_weight"].values[i] = 0;
   }
-  out["expert_buffer"] = golden_quantity(c.rows, {c.experts, c.capacity, c.width});
-  out["combined"] = without_groups(c.combined);
+  out["expert_buffer"] = golden_quantity(device, c.rows, {c.experts, c.capacity, c.width});
+  out["combined"] = without_groups(device, c.combined);
   file.compare({.name = "/" + at, .required = {"selected_expert", "slot", "combined"}, .inputs = {"gates", "data"}},
                out, golden_tolerances(ops), report);
 }
 
 /// d of one loss, or of the combined outputs, by the clean logits. Each scale is 0 or 1.
-GoldenQuantity logits_gradient(Ops& ops, RouterCase& c, Tensor noise, double sigma, double importance, double load,
-                               double gshard) {
+GoldenQuantity logits_gradient(Ops& ops, Device& device, RouterCase& c, Tensor noise, double sigma, double importance,
+                               double load, double gshard) {
   ops.router_backward({.dgate = c.dgate,
                        .logits = c.logits,
                        .noise = noise,
@@ -88,11 +89,11 @@ GoldenQuantity logits_gradient(Ops& ops, RouterCase& c, Tensor noise, double sig
                        .load_scale = load,
                        .gshard_scale = gshard,
                        .dlogits = c.dlogits});
-  return golden_gradient(c.dlogits);
+  return golden_gradient(device, c.dlogits);
 }
 
 /// From `upstream`, the gradient of `combined`, to data and gates; expert e is y = tanh((e+1) x).
-void combine_backward(Ops& ops, RouterCase& c) {
+void combine_backward(Ops& ops, Device& device, RouterCase& c) {
   ops.combine_rows_backward({.dy = c.by_token(c.upstream),
                              .o = c.outputs,
                              .row = c.by_token(c.row),
@@ -100,14 +101,14 @@ void combine_backward(Ops& ops, RouterCase& c) {
                              .gate = c.by_token(c.gate),
                              .d_o = c.d_rows,
                              .dgate = c.by_token(c.dgate)});
-  const std::vector<double> y = to_doubles(c.outputs);
-  std::vector<double> dx = to_doubles(c.d_rows);
+  const std::vector<double> y = to_doubles(device, c.outputs);
+  std::vector<double> dx = to_doubles(device, c.d_rows);
   const std::size_t each = dx.size() / static_cast<std::size_t>(c.experts);
   for (std::size_t i = 0; i < dx.size(); ++i) {
     const std::size_t expert = i / each;
     dx[i] *= (1 - y[i] * y[i]) * static_cast<double>(expert + 1);
   }
-  from_doubles(dx, c.d_rows);
+  from_doubles(dx, device, c.d_rows);
   ops.gather_rows_backward({.dy = c.d_rows, .row = c.by_token(c.row), .dresidual = {}, .dx = c.by_token(c.d_data)});
 }
 
@@ -139,9 +140,10 @@ void run_auxiliary_case(const GoldenBackend& backend, const GoldenFile& file, co
   AuxiliaryCase parsed = parse_auxiliary_case(file, at, described);
   RouterCase& c = parsed.router;
   const RouterMemory memory(backend, c);
+  Device& device = backend.device;
   for (const auto& [name, tensor] :
        {std::pair{"logits", c.logits}, {"noise", c.noise}, {"data", c.data}, {"upstream", c.upstream}}) {
-    file.read("/" + at + "/" + name, tensor);
+    file.read("/" + at + "/" + name, device, tensor);
   }
   Ops& ops = backend.ops;
   const Tensor noise = parsed.sigma > 0 ? c.noise : Tensor();
@@ -167,23 +169,23 @@ void run_auxiliary_case(const GoldenBackend& backend, const GoldenFile& file, co
                              .gshard = c.gshard,
                              .z = c.z});
   c.dispatch(ops);
-  c.apply_experts([](std::size_t expert, double x) { return std::tanh(static_cast<double>(expert + 1) * x); });
+  c.apply_experts(device, [](std::size_t expert, double x) { return std::tanh(static_cast<double>(expert + 1) * x); });
   c.combine(ops);
 
   GoldenQuantities out;
-  out["gates_clean"] = golden_quantity(c.gates_clean);
-  out["gates_noisy"] = golden_quantity(c.gates);
-  out["importance_loss"] = golden_quantity(c.importance);
-  out["gshard_loss"] = golden_quantity(c.gshard);
-  if (noise) out["load_loss"] = golden_quantity(c.load);
-  out["combined"] = golden_quantity(c.combined);
-  backend.device.zero(c.dgate);
-  out["d_importance_loss"] = logits_gradient(ops, c, noise, parsed.sigma, 1, 0, 0);
-  if (noise) out["d_load_loss"] = logits_gradient(ops, c, noise, parsed.sigma, 0, 1, 0);
-  out["d_gshard_loss"] = logits_gradient(ops, c, noise, parsed.sigma, 0, 0, 1);
-  combine_backward(ops, c);
-  out["d_combined_logits"] = logits_gradient(ops, c, noise, parsed.sigma, 0, 0, 0);
-  out["d_combined_data"] = golden_gradient(c.d_data);
+  out["gates_clean"] = golden_quantity(device, c.gates_clean);
+  out["gates_noisy"] = golden_quantity(device, c.gates);
+  out["importance_loss"] = golden_quantity(device, c.importance);
+  out["gshard_loss"] = golden_quantity(device, c.gshard);
+  if (noise) out["load_loss"] = golden_quantity(device, c.load);
+  out["combined"] = golden_quantity(device, c.combined);
+  device.zero(c.dgate);
+  out["d_importance_loss"] = logits_gradient(ops, device, c, noise, parsed.sigma, 1, 0, 0);
+  if (noise) out["d_load_loss"] = logits_gradient(ops, device, c, noise, parsed.sigma, 0, 1, 0);
+  out["d_gshard_loss"] = logits_gradient(ops, device, c, noise, parsed.sigma, 0, 0, 1);
+  combine_backward(ops, device, c);
+  out["d_combined_logits"] = logits_gradient(ops, device, c, noise, parsed.sigma, 0, 0, 0);
+  out["d_combined_data"] = golden_gradient(device, c.d_data);
   file.compare({.name = "/" + at,
                 .required = {"importance_loss", "combined", "d_importance_loss", "d_combined_logits"},
                 .inputs = {"logits", "noise", "data", "upstream"}},

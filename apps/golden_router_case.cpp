@@ -26,15 +26,15 @@ void RouterCase::dispatch(Ops& ops) const {
       {.x = by_token(data), .source = source.view({source.elements()}), .choices = choices, .y = rows});
 }
 
-void RouterCase::apply_experts(const std::function<double(std::size_t expert, double x)>& f) const {
-  std::vector<double> values = to_doubles(rows);
+void RouterCase::apply_experts(Device& device, const std::function<double(std::size_t expert, double x)>& f) const {
+  std::vector<double> values = to_doubles(device, rows);
   const std::size_t each = values.size() / static_cast<std::size_t>(experts);
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = f(i / each, values[i]);
-  from_doubles(values, outputs);
+  from_doubles(values, device, outputs);
 }
 
-void RouterCase::multiply_by_experts() const {
-  apply_experts([](std::size_t expert, double x) { return static_cast<double>(expert + 1) * x; });
+void RouterCase::multiply_by_experts(Device& device) const {
+  apply_experts(device, [](std::size_t expert, double x) { return static_cast<double>(expert + 1) * x; });
 }
 
 void RouterCase::combine(Ops& ops) const {
@@ -42,7 +42,9 @@ void RouterCase::combine(Ops& ops) const {
       {.o = outputs, .row = by_token(row), .gate = by_token(gate), .residual = {}, .y = by_token(combined)});
 }
 
-GoldenQuantity without_groups(ConstTensor x) { return golden_quantity(x, {x.shape[1], x.shape[2]}); }
+GoldenQuantity without_groups(Device& device, ConstTensor x) {
+  return golden_quantity(device, x, {x.shape[1], x.shape[2]});
+}
 
 void compare_capacity(const GoldenFile& file, const std::string& at, const RouterCase& c, GoldenReport& report) {
   report.compare_exactly(at + ": capacity", std::vector<double>{static_cast<double>(c.capacity)},

@@ -28,9 +28,9 @@ struct RouterCase {
   /// data -> rows of the experts.
   void dispatch(Ops& ops) const;
   /// outputs = f(expert, x) for every number x of the rows; on the host, in double.
-  void apply_experts(const std::function<double(std::size_t expert, double x)>& f) const;
+  void apply_experts(Device& device, const std::function<double(std::size_t expert, double x)>& f) const;
   /// Expert e is y = (e+1) x.
-  void multiply_by_experts() const;
+  void multiply_by_experts(Device& device) const;
   /// outputs -> combined.
   void combine(Ops& ops) const;
   [[nodiscard]] Tensor by_token(Tensor x) const { return x.view({groups * tokens, x.shape[2]}); }
@@ -51,7 +51,7 @@ class RouterMemory {
 };
 
 /// The tensors of a case without groups lose that axis.
-GoldenQuantity without_groups(ConstTensor x);
+GoldenQuantity without_groups(Device& device, ConstTensor x);
 void compare_capacity(const GoldenFile& file, const std::string& at, const RouterCase& c, GoldenReport& report);
 
 /// Of a file in which experts choose tokens (golden_router_choice.cpp).

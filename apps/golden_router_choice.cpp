@@ -22,8 +22,9 @@ void run_experts_choice_case(const GoldenBackend& backend, const GoldenFile& fil
   compare_capacity(file, at, c, report);
 
   const RouterMemory memory(backend, c);
-  file.read("/" + at + "/gates", c.gates.view({c.tokens, c.experts}));
-  file.read("/" + at + "/data", c.data.view({c.tokens, c.width}));
+  Device& device = backend.device;
+  file.read("/" + at + "/gates", device, c.gates.view({c.tokens, c.experts}));
+  file.read("/" + at + "/data", device, c.data.view({c.tokens, c.width}));
   Ops& ops = backend.ops;
   ops.route_experts_choice({.logits = {},
                             .noise = {},
@@ -35,13 +36,13 @@ void run_experts_choice_case(const GoldenBackend& backend, const GoldenFile& fil
                             .slot = c.slot});
   c.gate = c.gates;
   c.dispatch(ops);
-  c.multiply_by_experts();
+  c.multiply_by_experts(device);
   c.combine(ops);
 
   GoldenQuantities out;
-  add_experts_choice(c.slot, c.gates, c.capacity, "", out);
+  add_experts_choice(device, c.slot, c.gates, c.capacity, "", out);
   for (const char* name : {"ec_token", "ec_weight"}) out[name].shape = {c.experts, c.capacity};  // there are no groups
-  out["combined"] = without_groups(c.combined);
+  out["combined"] = without_groups(device, c.combined);
   file.compare({.name = "/" + at, .required = {"ec_token", "ec_weight", "combined"}, .inputs = {"gates", "data"}}, out,
                golden_tolerances(ops), report);
 }

@@ -19,23 +19,26 @@ std::int64_t experts_of(const std::vector<ParameterSpec>& table) {
 }
 
 /// Sums of squares of the blocks of one flat array, put to the places of their tensors.
-void add_square_sums(Ops& ops, const FlatLayout& layout, Tensor flat, std::vector<double>& by_tensor) {
+void add_square_sums(Ops& ops, Device& device, const FlatLayout& layout, Tensor flat, std::vector<double>& by_tensor) {
   const auto blocks = static_cast<std::int64_t>(layout.blocks().size());
   if (blocks == 0) return;
   std::vector<std::int64_t> begin;
   for (const FlatBlock& block : layout.blocks()) begin.push_back(block.begin);
   begin.push_back(flat.elements());
-  std::vector<double> sums(layout.blocks().size());
-  ops.block_square_sums({.x = flat,
-                         .block_begin = ConstTensor(begin.data(), {blocks + 1}, Dtype::i64),
-                         .sums = Tensor(sums.data(), {blocks}, Dtype::f64)});
+  constexpr std::int64_t kAlignment = 64;
+  Arena arena("golden norm", device, (2 * blocks + 1) * 8 + 2 * kAlignment);
+  const Tensor block_begin = arena.allocate(Dtype::i64, {blocks + 1});
+  const Tensor block_sums = arena.allocate(Dtype::f64, {blocks});
+  device.copy(ConstTensor(begin.data(), {blocks + 1}, Dtype::i64), block_begin);
+  ops.block_square_sums({.x = flat, .block_begin = block_begin, .sums = block_sums});
+  const std::vector<double> sums = to_doubles(device, block_sums);
   for (std::size_t i = 0; i < sums.size(); ++i) by_tensor[layout.blocks()[i].tensor] += sums[i];
 }
 
 }  // namespace
 
 FlatParameters::FlatParameters(Device& device, Dtype real, const std::vector<ParameterSpec>& table)
-    : dense_layout_(table, 0, 0, 1), expert_layout_(table, 0, experts_of(table), 1) {
+    : device_(device), dense_layout_(table, 0, 0, 1), expert_layout_(table, 0, experts_of(table), 1) {
   const auto lay_out = [&](Arena& arena) {
     dense_ = arena.allocate(real, {dense_layout_.elements()});
     expert_ = arena.allocate(real, {expert_layout_.elements()});
@@ -50,8 +53,8 @@ FlatParameters::FlatParameters(Device& device, Dtype real, const std::vector<Par
 
 double FlatParameters::norm(Ops& ops) const {
   std::vector<double> by_tensor(tensors_.size());
-  add_square_sums(ops, dense_layout_, dense_, by_tensor);
-  add_square_sums(ops, expert_layout_, expert_, by_tensor);
+  add_square_sums(ops, device_, dense_layout_, dense_, by_tensor);
+  add_square_sums(ops, device_, expert_layout_, expert_, by_tensor);
   return std::sqrt(std::accumulate(by_tensor.begin(), by_tensor.end(), 0.0));
 }
 
@@ -59,7 +62,7 @@ void read_parameters(const GoldenFile& file, const std::string& group, const std
                      const FlatParameters& parameters) {
   std::set<std::string> known;
   for (std::size_t i = 0; i < table.size(); ++i) {
-    file.read(group + "/" + table[i].name, parameters.tensors()[i]);
+    file.read(group + "/" + table[i].name, parameters.device(), parameters.tensors()[i]);
     known.insert(table[i].name);
   }
   for (const std::string& name : file.h5().datasets_below(group)) {
@@ -67,41 +70,53 @@ void read_parameters(const GoldenFile& file, const std::string& group, const std
   }
 }
 
-GoldenPass::GoldenPass(const GoldenBackend& backend, const ModelConfig& config, std::int64_t images)
-    : ops_(backend.ops), config_(config), self_(make_self_communicator()) {
+GoldenPass::GoldenPass(const GoldenBackend& backend, const ModelConfig& config, std::int64_t images,
+                       const std::vector<ParameterSpec>& table, const FlatParameters& parameters)
+    : ops_(backend.ops),
+      device_(backend.device),
+      config_(config),
+      table_(table),
+      self_(make_self_communicator(&backend.device)) {
   if (!config.moe_blocks.empty() && images * config.tokens() % config.group_tokens() != 0) {
     throw Unsupported(text(images, " images of ", config.tokens(), " tokens in groups of ", config.group_tokens()));
   }
   // With `backward` every block keeps its activations, in evaluation too: the files show them all.
   const PassShape shape{.leaves = 1, .leaf_images = images, .expert_parallel = 1, .backward = true};
+  std::vector<ProductWeights::Share> shares{{parameters.dense_layout(), parameters.dense()}};
+  if (parameters.expert().elements() > 0) shares.push_back({parameters.expert_layout(), parameters.expert()});
+  const auto lay_out = [&](Arena& arena) {
+    acts_ = lay_out_activations(arena, ops_, config, shape);
+    weights_.emplace(arena, ops_, table, shares);
+  };
   Arena measured("golden pass");
-  (void)lay_out_activations(measured, ops_, config, shape);
+  lay_out(measured);
   arena_ = std::make_unique<Arena>("golden pass", backend.device, measured.bytes());
-  acts_ = lay_out_activations(*arena_, ops_, config, shape);
+  lay_out(*arena_);
 }
 
-void GoldenPass::forward(const std::vector<ParameterSpec>& table, const FlatParameters& parameters, Mode mode,
-                         Loss loss, double image_scale) {
-  const VitMoeParams bound = bind_params(config_, table, parameters.tensors());
+void GoldenPass::forward(Mode mode, Loss loss, double image_scale) {
+  weights_->refresh(ops_);
+  const VitMoeParams bound = bind_params(config_, table_, weights_->tensors());
   vit_moe_forward({ops_, *self_}, config_, bound, mode, acts_);
   vit_moe_loss(ops_, loss, image_scale, mode == Mode::training, acts_);
 }
 
-void GoldenPass::backward(const std::vector<ParameterSpec>& table, const FlatParameters& parameters, double group_scale,
-                          const FlatParameters& gradients) {
-  const VitMoeParams bound = bind_params(config_, table, parameters.tensors());
-  VitMoeParams bound_gradients = bind_params(config_, table, gradients.tensors());
+void GoldenPass::backward(double group_scale, const FlatParameters& gradients) {
+  const VitMoeParams bound = bind_params(config_, table_, weights_->tensors());
+  VitMoeParams bound_gradients = bind_params(config_, table_, gradients.tensors());
   vit_moe_backward({ops_, *self_}, config_, bound, group_scale, acts_, bound_gradients);
 }
 
-double GoldenPass::mean_loss() const { return mean_of(to_doubles(acts_.loss)); }
+std::vector<double> GoldenPass::values(ConstTensor tensor) const { return to_doubles(device_, tensor); }
+
+double GoldenPass::mean_loss() const { return mean_of(values(acts_.loss)); }
 
 std::vector<double> GoldenPass::auxiliary_loss(std::int64_t block, Mode mode) const {
   const MoeActivations& moe = acts_.blocks[static_cast<std::size_t>(block)].moe;
-  const std::vector<double> importance = to_doubles(moe.importance);
-  const std::vector<double> load = to_doubles(moe.load);
-  const std::vector<double> gshard = to_doubles(moe.gshard);
-  const std::vector<double> z = to_doubles(moe.z);
+  const std::vector<double> importance = values(moe.importance);
+  const std::vector<double> load = values(moe.load);
+  const std::vector<double> gshard = values(moe.gshard);
+  const std::vector<double> z = values(moe.z);
   const double load_weight = mode == Mode::training && noisy() ? config_.router.load_weight : 0.0;
   std::vector<double> weighted(importance.size());
   for (std::size_t g = 0; g < weighted.size(); ++g) {

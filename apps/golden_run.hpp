@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "device/arena.hpp"
 #include "model/vit_moe.hpp"
 #include "train/flat_layout.hpp"
+#include "train/product_weights.hpp"
 
 namespace vitrail {
 
@@ -22,6 +24,7 @@ class FlatParameters {
  public:
   FlatParameters(Device& device, Dtype real, const std::vector<ParameterSpec>& table);
 
+  [[nodiscard]] Device& device() const noexcept { return device_; }
   [[nodiscard]] const FlatLayout& dense_layout() const noexcept { return dense_layout_; }
   [[nodiscard]] const FlatLayout& expert_layout() const noexcept { return expert_layout_; }
   [[nodiscard]] Tensor dense() const noexcept { return dense_; }
@@ -32,6 +35,7 @@ class FlatParameters {
   [[nodiscard]] double norm(Ops& ops) const;
 
  private:
+  Device& device_;
   FlatLayout dense_layout_, expert_layout_;
   std::unique_ptr<Arena> arena_;
   Tensor dense_, expert_;
@@ -46,20 +50,23 @@ void read_parameters(const GoldenFile& file, const std::string& group, const std
 /// The activations of a pass and what runs it.
 class GoldenPass {
  public:
-  GoldenPass(const GoldenBackend& backend, const ModelConfig& config, std::int64_t images);
+  /// Of a model with these parameters, which must outlive it, as the table.
+  GoldenPass(const GoldenBackend& backend, const ModelConfig& config, std::int64_t images,
+             const std::vector<ParameterSpec>& table, const FlatParameters& parameters);
 
   [[nodiscard]] Activations& acts() noexcept { return acts_; }
   [[nodiscard]] const ModelConfig& config() const noexcept { return config_; }
+  [[nodiscard]] Device& device() const noexcept { return device_; }
   /// Does its training pass draw noise?
   [[nodiscard]] bool noisy() const noexcept { return config_.router.noise_std > 0; }
 
   /// acts().images, targets and noise -> everything that a forward pass gives, and the loss per image.
-  void forward(const std::vector<ParameterSpec>& table, const FlatParameters& parameters, Mode mode, Loss loss,
-               double image_scale);
+  void forward(Mode mode, Loss loss, double image_scale);
   /// Then: the gradients of image_scale * sum of losses + group_scale * sum of auxiliary losses.
-  void backward(const std::vector<ParameterSpec>& table, const FlatParameters& parameters, double group_scale,
-                const FlatParameters& gradients);
+  void backward(double group_scale, const FlatParameters& gradients);
 
+  /// The values of one of its tensors.
+  [[nodiscard]] std::vector<double> values(ConstTensor tensor) const;
   [[nodiscard]] double mean_loss() const;
   /// Weighted auxiliary loss of every group of a block.
   [[nodiscard]] std::vector<double> auxiliary_loss(std::int64_t block, Mode mode) const;
@@ -68,10 +75,13 @@ class GoldenPass {
 
  private:
   Ops& ops_;
+  Device& device_;
   ModelConfig config_;
+  const std::vector<ParameterSpec>& table_;
   std::unique_ptr<Communicator> self_;
   std::unique_ptr<Arena> arena_;
   Activations acts_;
+  std::optional<ProductWeights> weights_;
 };
 
 /// "encoderblock_3".

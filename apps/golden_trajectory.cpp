@@ -16,7 +16,7 @@ using Metrics = std::map<std::string, double>;
 
 /// Rows micro, micro + m, micro + 2m ... of entry `step` of a dataset [steps batch ...].
 void read_micro_batch(const GoldenFile& file, const std::string& dataset, std::int64_t step, std::int64_t micro,
-                      std::int64_t microsteps, Tensor to) {
+                      std::int64_t microsteps, Device& device, Tensor to) {
   const std::vector<double> batch = file.reals_at(dataset, step);
   const auto row = static_cast<std::size_t>(to.elements() / to.shape[0]);
   std::vector<double> chosen;
@@ -24,7 +24,7 @@ void read_micro_batch(const GoldenFile& file, const std::string& dataset, std::i
        i += static_cast<std::size_t>(microsteps))
     chosen.insert(chosen.end(), batch.begin() + static_cast<std::ptrdiff_t>(i * row),
                   batch.begin() + static_cast<std::ptrdiff_t>((i + 1) * row));
-  from_doubles(chosen, to);
+  from_doubles(chosen, device, to);
 }
 
 void add_metrics(GoldenPass& pass, Metrics& sums) {
@@ -34,10 +34,10 @@ void add_metrics(GoldenPass& pass, Metrics& sums) {
   for (const std::int64_t block : pass.config().moe_blocks) {
     const MoeActivations& moe = pass.acts().blocks[static_cast<std::size_t>(block)].moe;
     const std::string at = block_name(block) + "/";
-    sums[at + "importance_loss"] += mean_of(to_doubles(moe.importance));
-    sums[at + "gshard_loss"] += mean_of(to_doubles(moe.gshard));
+    sums[at + "importance_loss"] += mean_of(pass.values(moe.importance));
+    sums[at + "gshard_loss"] += mean_of(pass.values(moe.gshard));
     sums[at + "auxiliary_loss"] += mean_of(pass.auxiliary_loss(block, Mode::training));
-    if (pass.noisy()) sums[at + "load_loss"] += mean_of(to_doubles(moe.load));
+    if (pass.noisy()) sums[at + "load_loss"] += mean_of(pass.values(moe.load));
   }
 }
 
@@ -47,8 +47,6 @@ struct Trainer {
   const GoldenFile& file;
   const GoldenModel& golden;
   std::int64_t microsteps;
-  const std::vector<ParameterSpec>& table;
-  const FlatParameters& parameters;
   const FlatParameters& gradients;       ///< of the step
   const FlatParameters& pass_gradients;  ///< of one micro-batch
   GoldenPass& pass;
@@ -62,21 +60,22 @@ void accumulate(Ops& ops, const FlatParameters& from, const FlatParameters& to) 
 /// Forward and backward of every micro-batch of a step: the gradients are those of the mean over all its images.
 void run_step(const Trainer& t, std::int64_t step, Metrics& sums) {
   const ModelConfig& c = t.golden.training;
+  Device& device = t.backend.device;
   const double groups = c.moe_blocks.empty()
                             ? 1.0
                             : static_cast<double>(t.golden.batch * c.tokens()) / static_cast<double>(c.group_tokens());
-  t.backend.device.zero(t.gradients.dense());
-  t.backend.device.zero(t.gradients.expert());
+  device.zero(t.gradients.dense());
+  device.zero(t.gradients.expert());
   for (std::int64_t micro = 0; micro < t.microsteps; ++micro) {
-    read_micro_batch(t.file, "/batch/images", step, micro, t.microsteps, t.pass.acts().images);
-    read_micro_batch(t.file, "/batch/labels", step, micro, t.microsteps, t.pass.acts().targets);
+    read_micro_batch(t.file, "/batch/images", step, micro, t.microsteps, device, t.pass.acts().images);
+    read_micro_batch(t.file, "/batch/labels", step, micro, t.microsteps, device, t.pass.acts().targets);
     for (const std::int64_t block : c.moe_blocks) {
       if (!t.pass.noisy()) continue;
-      from_doubles(t.file.reals_at("/noise/" + block_name(block), step),
+      from_doubles(t.file.reals_at("/noise/" + block_name(block), step), device,
                    t.pass.acts().blocks[static_cast<std::size_t>(block)].moe.noise);
     }
-    t.pass.forward(t.table, t.parameters, Mode::training, t.golden.loss, 1.0 / static_cast<double>(t.golden.batch));
-    t.pass.backward(t.table, t.parameters, 1.0 / groups, t.pass_gradients);
+    t.pass.forward(Mode::training, t.golden.loss, 1.0 / static_cast<double>(t.golden.batch));
+    t.pass.backward(1.0 / groups, t.pass_gradients);
     accumulate(t.backend.ops, t.pass_gradients, t.gradients);
     add_metrics(t.pass, sums);
   }
@@ -101,9 +100,9 @@ void run_golden_trajectory(const GoldenBackend& backend, const GoldenFile& file,
   const FlatParameters gradients(backend.device, real, table);
   const FlatParameters pass_gradients(backend.device, real, table);
   read_parameters(file, "/params", table, parameters);
-  GoldenPass pass(backend, golden.training, golden.batch / microsteps);
+  GoldenPass pass(backend, golden.training, golden.batch / microsteps, table, parameters);
   GoldenUpdate update(backend, optimizer, table, parameters);
-  const Trainer trainer{backend, file, golden, microsteps, table, parameters, gradients, pass_gradients, pass};
+  const Trainer trainer{backend, file, golden, microsteps, gradients, pass_gradients, pass};
 
   GoldenTrajectory trajectory(file, table);
   GoldenQuantities metrics;

@@ -44,7 +44,7 @@ GoldenUpdateNorms GoldenUpdate::apply(Ops& ops, const FlatParameters& gradients,
   const double clip = clip_factor(golden_.optimizer, std::sqrt(squares));
 
   std::vector<std::vector<double>> before;
-  for (const Tensor& tensor : parameters.tensors()) before.push_back(to_doubles(tensor));
+  for (const Tensor& tensor : parameters.tensors()) before.push_back(to_doubles(parameters.device(), tensor));
   ++updates_;
   dense_->update(ops, gradients.dense(), clip, norms.learning_rate, updates_, parameters.dense());
   if (parameters.expert().elements() > 0) {
@@ -52,7 +52,8 @@ GoldenUpdateNorms GoldenUpdate::apply(Ops& ops, const FlatParameters& gradients,
   }
   double change = 0;
   for (std::size_t i = 0; i < before.size(); ++i) {
-    if (!has_zero_gradient(table_[i].name)) change += squared_distance(to_doubles(parameters.tensors()[i]), before[i]);
+    if (has_zero_gradient(table_[i].name)) continue;
+    change += squared_distance(to_doubles(parameters.device(), parameters.tensors()[i]), before[i]);
   }
   norms.updates = std::sqrt(change);
   norms.parameters = parameters.norm(ops);
@@ -62,7 +63,7 @@ GoldenUpdateNorms GoldenUpdate::apply(Ops& ops, const FlatParameters& gradients,
 void GoldenTrajectory::add(const GoldenUpdateNorms& norms, const FlatParameters& parameters) {
   norms_.push_back(norms);
   for (std::size_t i = 0; i < table_.size(); ++i) {
-    const std::vector<double> now = to_doubles(parameters.tensors()[i]);
+    const std::vector<double> now = to_doubles(parameters.device(), parameters.tensors()[i]);
     values_[i].insert(values_[i].end(), now.begin(), now.end());
   }
 }

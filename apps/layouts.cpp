@@ -59,6 +59,7 @@ struct Cut {
   int expert_parallel;
   int leaves_per_pass;               ///< 0: all in one pass
   std::vector<std::string> extra{};  ///< further options
+  std::string carrier{};             ///< --communicator of --backend cuda; empty: staged, so that ranks share a GPU
 };
 
 struct Outcome {
@@ -131,8 +132,12 @@ class Layouts {
 
   int run() {
     const Stopwatch clock;
-    for (const int threads : {1, 2}) run_all_cuts(threads);
-    for (const Recipe& recipe : further_recipes()) run_few_cuts(recipe);
+    run_all_cuts(1);
+    if (!on_gpu()) run_all_cuts(2);  // the host's threads compute nothing there
+    for (const Recipe& recipe : further_recipes()) {
+      const auto wanted = [&](const std::string& name) { return name == "all" || name == recipe.name; };
+      if (std::any_of(settings_.recipes.begin(), settings_.recipes.end(), wanted)) run_few_cuts(recipe);
+    }
     std::printf("%s: %d of %d runs as they should be, in %s\n", failures_ == 0 ? "PASS" : "FAIL", runs_ - failures_,
                 runs_, duration(clock.seconds()).c_str());
     return failures_ == 0 ? 0 : static_cast<int>(ExitCode::numbers);
@@ -147,9 +152,13 @@ class Layouts {
     std::int64_t steps;
   };
 
+  [[nodiscard]] bool on_gpu() const { return settings_.backend == "cuda"; }
+
   void run_all_cuts(int threads) {
-    const Series series{
-        text(threads, threads == 1 ? " thread" : " threads", " per rank"), {}, threads, settings_.steps};
+    const Series series{text(threads, threads == 1 ? " thread" : " threads", " per rank"),
+                        {"--precision", settings_.precision},
+                        threads,
+                        settings_.steps};
     std::printf("%s\n", series.name.c_str());
     const Outcome wanted = finish(series, {"1 rank", 1, 1, 0}, nullptr);
     expect(wanted.clipped, "clipping never bit");
@@ -158,7 +167,12 @@ class Layouts {
          {Cut{"1 rank, 8 passes", 1, 1, 1}, Cut{"2 ranks, EP 1", 2, 1, 0}, Cut{"2 ranks, EP 1, 4 passes", 2, 1, 1},
           Cut{"2 ranks, EP 2", 2, 2, 0}, Cut{"2 ranks, EP 2, 2 passes", 2, 2, 2}, Cut{"4 ranks, EP 2 x R 2", 4, 2, 0},
           Cut{"4 ranks, EP 2 x R 2, 2 passes", 4, 2, 1}, Cut{"4 ranks, EP 4", 4, 4, 0}}) {
-      (void)finish(series, cut, &wanted);
+      if (cut.ranks <= settings_.most_ranks) (void)finish(series, cut, &wanted);
+    }
+    if (on_gpu()) {
+      (void)finish(series, {"1 rank, staged", 1, 1, 0, {}, "staged"}, &wanted);
+      (void)finish(series, {"1 rank, without graphs", 1, 1, 2, {"--graphs", "off"}}, &wanted);
+      if (nccl_is_built()) (void)finish(series, {"1 rank, NCCL", 1, 1, 0, {}, "nccl"}, &wanted);
     }
     kill_and_resume(series, wanted);
     if (threads == 1) controls(series, wanted);
@@ -170,7 +184,7 @@ class Layouts {
     const Outcome wanted = finish(series, {"1 rank", 1, 1, 0}, nullptr);
     for (const Cut& cut :
          {Cut{"1 rank, 8 passes", 1, 1, 1}, Cut{"2 ranks, EP 2", 2, 2, 0}, Cut{"4 ranks, EP 2 x R 2", 4, 2, 0}}) {
-      (void)finish(series, cut, &wanted);
+      if (cut.ranks <= settings_.most_ranks) (void)finish(series, cut, &wanted);
     }
     if (recipe.killed) kill_and_resume(series, wanted);
   }
@@ -183,14 +197,18 @@ class Layouts {
   }
 
   [[nodiscard]] std::vector<std::string> words(const Series& series, const Cut& cut, const fs::path& dir) const {
-    std::vector<std::string> all = {settings_.mpirun,  "-np",       std::to_string(cut.ranks),
-                                    "--oversubscribe", "--bind-to", "none"};
+    std::vector<std::string> all;
     const auto add = [&](const std::vector<std::string>& more) { all.insert(all.end(), more.begin(), more.end()); };
-    add({(program_folder() / "vitrail-train").string(), "--preset", "fmnist"});
+    if (settings_.most_ranks > 1) {
+      add({settings_.mpirun, "-np", std::to_string(cut.ranks), "--oversubscribe", "--bind-to", "none"});
+    }
+    add({program_beside("vitrail-train").string(), "--preset", "fmnist"});
     add({"--data", data_.string(), "--run-dir", dir.string()});
     add({"--epochs", "0", "--steps", std::to_string(series.steps), "--batch", "64", "--leaf-images", "8"});
     add({"--shift", "2", "--flip", "--clip-norm", "0.5", "--capacity-factor", "0.8"});
     add({"--backend", settings_.backend, "--threads", std::to_string(series.threads)});
+    if (on_gpu()) add({"--communicator", cut.carrier.empty() ? cut.ranks > 1 ? "staged" : "auto" : cut.carrier});
+    if (settings_.machine.gpu) add({"--gpu", std::to_string(*settings_.machine.gpu)});
     add({"--expert-parallel", std::to_string(cut.expert_parallel)});
     add({"--leaves-per-pass", std::to_string(cut.leaves_per_pass), "--keep-last", "1"});
     add(series.options);
@@ -270,20 +288,26 @@ class Layouts {
 
   /// Kills one rank of a run with SIGKILL, and goes on with it on another layout.
   void kill_and_resume(const Series& series, const Outcome& wanted) {
-    Cut cut{"2 ranks killed, resumed on 4, EP 4", 2, 2, 0, {"--save-every", "3"}};
+    const bool several = settings_.most_ranks > 1;
+    const int before = several ? 2 : 1;
+    const int after = settings_.most_ranks >= 4 ? 4 : before;
+    Cut cut{several ? text("2 ranks killed, resumed on ", after, ", EP ", after) : "1 rank killed, resumed in passes",
+            before,
+            before,
+            0,
+            {"--save-every", "3"}};
     const fs::path dir = run_dir(series, cut);
     {
       ChildProcess child(words(series, cut, dir), variables(), dir.string() + ".killed.log");
       while (child.running() && !latest_checkpoint(dir)) std::this_thread::sleep_for(std::chrono::milliseconds(2));
-      const std::vector<pid_t> ranks = child.children();
-      for (const pid_t rank : ranks) {
-        if (rank == ranks.back()) kill(rank, SIGKILL);
-      }
+      const std::vector<pid_t> ranks = several ? child.children() : std::vector<pid_t>{child.pid()};
+      if (child.running() && !ranks.empty()) kill(ranks.back(), SIGKILL);
       expect(child.wait() != 0, "the killed run ended as if nothing had been");
     }
     expect(latest_checkpoint(dir).has_value() && CheckpointReader(dir).info().step < series.steps,
            "the run was not killed between a checkpoint and its end");
-    cut.ranks = cut.expert_parallel = 4;
+    cut.ranks = cut.expert_parallel = after;
+    if (after == before) cut.leaves_per_pass = 1;
     cut.extra.emplace_back("--resume");
     (void)finish(series, cut, &wanted);
   }
@@ -302,6 +326,12 @@ class Layouts {
 };
 
 }  // namespace
+
+std::vector<std::string> recipe_names() {
+  std::vector<std::string> names = {"all", "none"};
+  for (const Recipe& recipe : further_recipes()) names.push_back(recipe.name);
+  return names;
+}
 
 int run_layouts(const LayoutsSettings& settings) {
   VITRAIL_EXPECT(settings.steps >= 8, ExitCode::usage, text("--steps ", settings.steps),

@@ -186,10 +186,11 @@ void add_layout_options(Options& options, RunConfig& config) {
   options.add("leaf-images", config.leaf_images, "B", "images that are computed together: same bits on every layout")
       .effect(Effect::numerics);
   options.add("threads", config.threads, "N", "per rank").effect(Effect::numerics);
-  options.add("backend", config.backend, "NAME", "cpu (fast, f32) or reference (plain, f64)")
-      .choices({"cpu", "reference"})
+  options.add("backend", config.backend, "NAME", "cpu, cuda (an NVIDIA GPU per rank), or reference (plain, f64)")
+      .choices({"cpu", "cuda", "reference"})
       .effect(Effect::numerics);
-  options.add("precision", config.precision, "NAME", "of matrix products on cpu: f32, or bf16 inputs with f32 sums")
+  options
+      .add("precision", config.precision, "NAME", "of matrix products: f32, or bf16 inputs with f32 sums (cpu, cuda)")
       .choices({"f32", "bf16"})
       .effect(Effect::numerics);
   options.add("expert-parallel", config.expert_parallel, "EP", "ranks that share one copy of all experts")

@@ -32,6 +32,7 @@ constexpr const char* kManual =
 struct Settings {
   RunConfig run;
   RunOptionTexts texts;
+  MachineOptions machine;
   std::filesystem::path checkpoint;
   std::filesystem::path output;
   bool average = false;
@@ -53,6 +54,7 @@ void add_options(Options& options, Settings& s) {
   add_routing_options(options, s.run, s.routing);
   add_few_shot_options(options, s.few_shot);
   add_layout_options(options, s.run);
+  add_machine_options(options, s.machine);
   add_model_options(options, s.run, s.texts);
   options.section("Loss");
   options.add("loss", s.run.loss, "NAME", "softmax or sigmoid cross-entropy").choices({"softmax", "sigmoid"});
@@ -103,23 +105,24 @@ int evaluate_checkpoint(MpiSession& session, int argc, char** argv) {
   resolve(settings.routing, options, config);
   settings.few_shot.check();
 
-  const auto world = session.world();
-  const Log log(kProgram, world->rank(), world->size());
+  const Log log(kProgram, session.rank(), session.size());
   VITRAIL_EXPECT(!config.data.empty(), ExitCode::usage, "no --data was given", "evaluation needs images",
                  "Name a folder that vitrail-pack made");
   Dataset dataset = Dataset::open(config.data, "test");
   expect_data_fits(dataset, config.model);
   // One pass of the evaluation is one batch; its images are summed in the order of the data.
   config.leaves_per_pass = std::max<std::int64_t>(config.leaves_per_pass, 1);
-  config.batch = world->size() * config.leaves_per_pass * config.leaf_images;
-  const Layout layout = make_layout(config, world->rank(), world->size());
-  const auto device = make_cpu_device();
-  const auto ops = make_ops(config, *world);
-  const Ranks ranks(*world, layout);
-  const LoadedModel model(config.model, layout, ops->real(), *device, reader, settings.average);
-  const Bench bench{config, layout, *device, *ops, ranks, model.params, dataset};
+  config.batch = session.size() * config.leaves_per_pass * config.leaf_images;
+  const Layout layout = make_layout(config, session.rank(), session.size());
+  const Machine machine(session, config, settings.machine);
+  Device& device = machine.device();
+  Ops& ops = machine.ops();
+  const Ranks ranks(machine.world(), layout);
+  const LoadedModel model(config.model, layout, ops, device, reader, settings.average);
+  const Bench bench{config, layout, device, ops, ranks, model.params, dataset};
   log.info(reader.path().string(), ", step ", reader.info().step, ", on ", dataset.name(), ": ", dataset.images(),
            " images");
+  machine.report(log);
 
   Json results = evaluate_as_set(bench, settings.routing, reader, options, log);
   results.set("checkpoint", reader.path().string()).set("step", reader.info().step).set("data", dataset.name());
@@ -131,11 +134,11 @@ int evaluate_checkpoint(MpiSession& session, int argc, char** argv) {
   if (settings.routing.random_each) results.set("random_each", evaluate_random_each(bench, settings.routing, log));
   if (settings.few_shot.wanted()) {
     results.set("few_shot",
-                evaluate_few_shot(settings.few_shot, {config.model, layout, *device, *ops, ranks, model.params}, log));
+                evaluate_few_shot(settings.few_shot, {config.model, layout, device, ops, ranks, model.params}, log));
   }
   std::filesystem::path output = settings.output;
   if (output.empty() && !config.run_dir.empty()) output = config.run_dir / "evaluation.json";
-  if (world->rank() == 0 && !output.empty()) {
+  if (session.rank() == 0 && !output.empty()) {
     write_file_atomically(output, results.dump(2) + "\n", ExitCode::other);
     log.info("\nresults: ", output.string());
   }

@@ -33,7 +33,7 @@ constexpr const char* kManual =
 struct Settings {
   RunConfig run;
   RunOptionTexts texts;
-  std::string communicator = "mpi";
+  MachineOptions machine;
   std::string progress = "auto";
   bool digest = false;
   bool print_config = false;
@@ -56,8 +56,6 @@ void add_options(Options& options, Settings& s) {
   options.add("keep-last", s.run.keep_last, "N", "checkpoints that are kept; 0: all");
   options.add("log-every", s.run.log_every, "STEPS", "steps between lines of metrics.jsonl");
   options.add("stop-after", s.run.stop_after, "STEPS", "stop this job after so many steps, with a checkpoint");
-  options.add("communicator", s.communicator, "NAME", "mpi, or checked: ranks agree on every exchange before it")
-      .choices({"mpi", "checked"});
   options
       .add("progress", s.progress, "HOW",
            "one line that is redrawn (terminal) or a line every ten seconds (log); auto: terminal without a launcher")
@@ -66,6 +64,7 @@ void add_options(Options& options, Settings& s) {
               "at the end print a SHA-256 of the last checkpoint's tensors: equal runs have equal ones");
   options.add("print-config", s.print_config, "", "print the merged configuration and stop").only_on_command_line();
   add_layout_options(options, s.run);
+  add_machine_options(options, s.machine);
   add_training_options(options, s.run);
   add_model_options(options, s.run, s.texts);
 }
@@ -144,27 +143,24 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
   add_options(options, settings);
   (void)options.parse(argc, argv);
   apply_run_options(options, settings.run, settings.texts);
-  const auto mpi = session.world();
-  const auto checked = make_checked_communicator(*mpi);
-  Communicator& world = settings.communicator == "checked" ? *checked : *mpi;
   const RunConfig& config = settings.run;
   if (settings.print_config) {
-    if (world.rank() == 0) options.print_config(std::cout);
+    if (session.rank() == 0) options.print_config(std::cout);
     return 0;
   }
   VITRAIL_EXPECT(!config.init_from.empty() || !(config.new_head || config.init_average), ExitCode::usage,
                  "--new-head and --init-average without --init-from", "they say what is taken from another run", "");
-  const Log log(kProgram, world.rank(), world.size());
+  const Log log(kProgram, session.rank(), session.size());
   const Stopwatch whole;
 
   Dataset dataset = open_data(config);
   const std::int64_t images = dataset.images();
   const std::string fingerprint = dataset.fingerprint();
   const std::int64_t last_step = total_steps(config, images);
+  const Machine machine(session, config, settings.machine);
+  Communicator& world = machine.world();
   const auto checkpoint = find_checkpoint(config, world);
-  const auto device = make_cpu_device();
-  const auto ops = make_ops(config, world);
-  TrainState state(config, *device, *ops, world, dataset.labels_per_image());
+  TrainState state(config, machine.device(), machine.ops(), world, dataset.labels_per_image());
   Trainer trainer(state, last_step);
   if (checkpoint) {
     const CheckpointReader reader(*checkpoint, world.rank() == 0);  // one reads every byte for all
@@ -177,6 +173,7 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
     start_from(state, log);
   }
   report_start(log, session, state, dataset.name(), images, last_step);
+  machine.report(log);
 
   const auto save = [&] {
     const Stopwatch clock;
@@ -227,7 +224,7 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
   if (progress) progress->finish();
   totals.save_s += save();
   if (settings.digest && world.rank() == 0) totals.digest = CheckpointReader(config.run_dir).digest();
-  report_end(log, config, state, totals, measure_gemm_peak(static_cast<int>(config.threads), ops->precision(), world));
+  report_end(log, config, state, totals, measure_gemm_peak(machine, static_cast<int>(config.threads)));
   return 0;
 }
 

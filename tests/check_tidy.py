@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+KINDS = ("*.cpp", "*.hpp", "*.cu")
 CLANG_TIDY = os.environ.get("CLANG_TIDY", "clang-tidy")
 
 
@@ -32,7 +33,7 @@ def base_commit():
     """The commit that the change is compared with: where it left origin/main, else the one before; None if unknown."""
     head = git("rev-parse", "HEAD")
     base = git("merge-base", "origin/main", "HEAD")
-    if base and (base != head or git("status", "--porcelain", "--", "*.cpp", "*.hpp")):
+    if base and (base != head or git("status", "--porcelain", "--", *KINDS)):
         return base[0]
     before = git("rev-parse", "--verify", "--quiet", "HEAD~1")
     return before[0] if before else None
@@ -41,10 +42,10 @@ def base_commit():
 def changed_files(base):
     """C++ files that differ from `base`, as {path: number of changed lines}."""
     changed = {}
-    for line in git("diff", "--numstat", "--no-renames", "--diff-filter=d", base, "--", "*.cpp", "*.hpp"):
+    for line in git("diff", "--numstat", "--no-renames", "--diff-filter=d", base, "--", *KINDS):
         added, removed, path = line.split("\t")
         changed[path] = int(added) + int(removed)
-    for path in git("ls-files", "--others", "--exclude-standard", "--", "*.cpp", "*.hpp"):
+    for path in git("ls-files", "--others", "--exclude-standard", "--", *KINDS):
         changed[path] = len((ROOT / path).read_bytes().splitlines())
     return changed
 
@@ -88,6 +89,8 @@ def choose(arguments, build):
     weights, unseen = {}, []
     for path, lines in changed_files(base).items():
         source = source_of_header(path, compiled) if path.endswith(".hpp") else path
+        if path.endswith(".cu"):  # as the emulation compiles it
+            source = (build / "emulated" / f"{path}.emulated.cpp").relative_to(ROOT).as_posix()
         if source in compiled:
             weights[source] = weights.get(source, 0) + lines
         else:

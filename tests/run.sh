@@ -5,9 +5,11 @@
 #   tests/run.sh --long     those too, and clang-tidy over every file
 #
 # In this order, and the first failure ends it: packages, format, floors, clang-tidy on what changed, the builds
-# (dev: all; release: the programs; sanitize: the unit tests of the rooms named below), the unit tests under the
-# address and undefined-behaviour sanitizers, then all tests of the dev build. Folders: build/dev, build/release,
-# build/sanitize; what is built already is kept. ccache is used where it is installed.
+# (dev: all; release: the programs; sanitize: the unit tests of the rooms named below and of the emulated GPU; cuda,
+# where nvcc is there: programs and the tests for a GPU), the unit tests under the address and undefined-behaviour
+# sanitizers, then all tests of the dev build. Tests for a GPU run where there is one; tests/run_on_gpu.sh does more.
+# Folders: build/dev, build/release, build/sanitize, build/cuda; what is built already is kept. ccache is used where it
+# is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec </dev/null
@@ -28,7 +30,7 @@ jobs_at_once=$(nproc)
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export OMP_WAIT_POLICY=passive # several tests at once share the cores
 if command -v ccache >/dev/null; then
-  export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
+  export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
 fi
 
 times=()
@@ -54,6 +56,7 @@ sanitized_targets=()
 for room in $sanitized_rooms; do
   if compgen -G "tests/$room/test_*.cpp" >/dev/null; then sanitized_targets+=("test_$room"); fi
 done
+sanitized_targets+=(test_emulated test_cuda_emulated)
 
 step "packages" jobs/install_dependencies.sh test
 step "format" tests/check_format.sh
@@ -67,8 +70,21 @@ step "configure sanitize" configure sanitize
 step "build sanitize" build sanitize --target "${sanitized_targets[@]}"
 # Only what was built: the label leaves out the placeholders of the test programs that were not.
 step "unit tests under sanitizers" run_ctest sanitize -L '^unit$' "${not_labelled[@]}"
+if command -v nvcc >/dev/null; then
+  step "configure cuda" configure cuda
+  step "build cuda" build cuda --target vitrail-train vitrail-eval vitrail-selftest vitrail-bench test_cuda
+  if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then
+    step "tests on a GPU" run_ctest cuda -L '^gpu$'
+    cuda_said="cuda: compiled; tests on a GPU passed"
+  else
+    cuda_said="cuda: compiled; 0 gpu tests (no GPU)"
+  fi
+else
+  cuda_said="cuda: not compiled (no nvcc); 0 gpu tests"
+fi
 
 echo "=== time of each step"
 printf '%s\n' "${times[@]}"
+echo "=== $cuda_said"
 echo "=== all tests of the dev build"
 exec ctest --test-dir build/dev --no-tests=error --output-on-failure --parallel "$jobs_at_once" "${not_labelled[@]}"

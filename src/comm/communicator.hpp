@@ -67,6 +67,8 @@ std::unique_ptr<Communicator> make_staged_communicator(Communicator& inner, Devi
 /// build has no NCCL or two ranks share a GPU; Error (other) with NCCL's own words when it fails, or when the ranks do
 /// not meet within two minutes.
 std::unique_ptr<Communicator> make_nccl_communicator(Communicator& inner, Device& device);
+/// Whether this build has NCCL.
+bool nccl_is_built() noexcept;
 
 /// Decorator: before each collective the ranks agree on its name, number, root, shape and dtype (finish_all_to_all
 /// counts as one, too); on a mismatch every rank throws an Error that shows both. What it splits off is checked as

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "device/tensor.hpp"
 
@@ -68,5 +69,16 @@ struct CudaOptions {
 /// An NVIDIA GPU. Error (usage) when this build has no CUDA, when there is no GPU of that index, when it or the driver
 /// is too old: what was found and what is needed.
 std::unique_ptr<Device> make_cuda_device(const CudaOptions& options = {});
+
+/// An identity of every GPU that this process sees, in the order of their indices: equal in two processes that see the
+/// same one. Empty in a build without CUDA, and where there is no driver or no GPU. Uses no GPU and does not throw.
+std::vector<std::string> cuda_devices();
+
+/// Bytes of a GPU's memory, of all processes. 0 for a device that is no GPU.
+struct MemoryInUse {
+  std::int64_t used = 0;
+  std::int64_t total = 0;
+};
+MemoryInUse memory_in_use(const Device& device);
 
 }  // namespace vitrail

@@ -1,12 +1,15 @@
 #include "ops/counting_ops.hpp"
 
-#include "base/timer.hpp"
-
 namespace vitrail {
 
-CountingOps::CountingOps(Ops& inner) : inner_(inner) { reset(); }
+CountingOps::CountingOps(Ops& inner, Device& device)
+    : inner_(inner), device_(device), clock_(make_queue_clock(device)) {
+  reset();
+}
 
 void CountingOps::reset() {
+  open_.clear();
+  clock_->reset();
   counts_ = {
 #define VITRAIL_NAMED(name, Arguments) VerbCount{.verb = #name},
       VITRAIL_VERBS(VITRAIL_NAMED)
@@ -14,17 +17,28 @@ void CountingOps::reset() {
   };
 }
 
+const std::vector<VerbCount>& CountingOps::counts() {
+  device_.synchronize();
+  for (const Call& call : open_) {
+    counts_[static_cast<std::size_t>(call.verb)].seconds += clock_->seconds(call.from, call.to);
+  }
+  open_.clear();
+  clock_->reset();
+  return counts_;
+}
+
 template <class Arguments>
 void CountingOps::count(Verb verb, const Arguments& a) {
-  const Stopwatch clock;
-  inner_.run(a);  // the shapes were checked at our own front
-  const double seconds = clock.seconds();
+  if (!counted_) return inner_.run(a);  // the shapes were checked at our own front
+  const std::size_t from = clock_->read();
+  inner_.run(a);
+  open_.push_back({verb, from, clock_->read()});
   const VerbCost cost = cost_of(a);
   VerbCount& entry = counts_[static_cast<std::size_t>(verb)];
   ++entry.calls;
-  entry.seconds += seconds;
   entry.flops += cost.flops;
   entry.bytes += cost.bytes;
+  entry.exponentials += cost.exponentials;
 }
 
 #define VITRAIL_COUNTED(name, Arguments) \

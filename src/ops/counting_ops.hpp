@@ -1,9 +1,11 @@
 #pragma once
 // Decorator: a back end that also counts, per verb, calls, seconds, FLOPs and bytes. Results are those of the inner
-// back end. It costs two clock readings per call.
+// back end. It costs two clock readings per call, in the queue of the device: nothing waits for the work.
 
+#include <memory>
 #include <vector>
 
+#include "device/queue_clock.hpp"
 #include "ops/verb_cost.hpp"
 
 namespace vitrail {
@@ -14,12 +16,13 @@ struct VerbCount {
   double seconds = 0;
   double flops = 0;
   double bytes = 0;
+  double exponentials = 0;
 };
 
 class CountingOps final : public Ops {
  public:
-  /// `inner` must outlive it.
-  explicit CountingOps(Ops& inner);
+  /// `inner` computes in the queue of `device`; both must outlive it.
+  CountingOps(Ops& inner, Device& device);
 
   [[nodiscard]] std::string_view name() const noexcept override { return inner_.name(); }
   [[nodiscard]] Dtype real() const noexcept override { return inner_.real(); }
@@ -27,10 +30,12 @@ class CountingOps final : public Ops {
   [[nodiscard]] Dtype stored() const noexcept override { return inner_.stored(); }
   void seal() override { inner_.seal(); }
 
-  /// One entry per verb, in the order of VITRAIL_VERBS, those never called included.
-  [[nodiscard]] const std::vector<VerbCount>& counts() const noexcept { return counts_; }
+  /// One entry per verb, in the order of VITRAIL_VERBS, those never called included. Waits for the device.
+  [[nodiscard]] const std::vector<VerbCount>& counts();
   /// Starts again from 0.
   void reset();
+  /// Whether calls are counted from here on. They cannot be while work is recorded as a graph.
+  void count_calls(bool counted) noexcept { counted_ = counted; }
 
 #define VITRAIL_COUNTED(verb, Arguments) void run(const Arguments& a) override;
   VITRAIL_VERBS(VITRAIL_COUNTED)
@@ -45,8 +50,17 @@ class CountingOps final : public Ops {
   template <class Arguments>
   void count(Verb verb, const Arguments& a);
 
+  struct Call {
+    Verb verb;
+    std::size_t from, to;  // readings of the clock
+  };
+
   Ops& inner_;
+  Device& device_;
+  std::unique_ptr<QueueClock> clock_;
+  bool counted_ = true;
   std::vector<VerbCount> counts_;
+  std::vector<Call> open_;  // those whose time is not in counts_ yet
 };
 
 }  // namespace vitrail

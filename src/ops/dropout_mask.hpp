@@ -22,7 +22,7 @@ class DropoutMask {
         scale_(1.0 / (1.0 - draw.rate)) {}
 
   /// The index of element i of the tensor.
-  [[nodiscard]] std::uint64_t index_of(std::int64_t i) const {
+  [[nodiscard]] constexpr std::uint64_t index_of(std::int64_t i) const {
     const std::int64_t j = i / draw_.share;
     return draw_.first + static_cast<std::uint64_t>(j / draw_.run * draw_.stride + j % draw_.run);
   }
@@ -46,12 +46,12 @@ class DropoutMask {
   }
 
   /// True when nothing is drawn.
-  [[nodiscard]] bool keeps_all() const { return least_ == 0; }
+  [[nodiscard]] constexpr bool keeps_all() const { return least_ == 0; }
 
   // For back ends that draw in vectors: an element is kept, times scale(), when the bits of its index are at least
   // least(), which may be 2^32.
-  [[nodiscard]] const Philox& random() const { return random_; }
-  [[nodiscard]] std::uint64_t least() const { return least_; }
+  [[nodiscard]] constexpr const Philox& random() const { return random_; }
+  [[nodiscard]] constexpr std::uint64_t least() const { return least_; }
   [[nodiscard]] double scale() const { return scale_; }
 
  private:

@@ -21,6 +21,11 @@ std::int64_t last(const ConstTensor& x) { return x.shape[x.shape.axes() - 1]; }
 /// H Dh].
 double attention_product(const ConstTensor& q, const ConstTensor& k) { return product(q, k.shape[2]); }
 
+/// Probabilities of all images and heads.
+double attention_probabilities(const ConstTensor& log_sum_exp, const ConstTensor& k) {
+  return static_cast<double>(log_sum_exp.elements() * k.shape[2]);
+}
+
 /// Bytes of one row of length D for every assignment.
 double assigned_rows(const ConstTensor& row, const ConstTensor& rows) {
   return static_cast<double>(row.elements() * last(rows) * size_of(rows.dtype));
@@ -64,10 +69,12 @@ VerbCost cost_of(const QkvBackward& a) {
 
 // Forward: q k^T and p v. Backward: dv, dp, dq and dk; the scores that are computed again count nothing.
 VerbCost cost_of(const AttentionForward& a) {
-  return {2 * attention_product(a.q, a.k), bytes(a.q, a.k, a.v, a.out, a.log_sum_exp)};
+  return {2 * attention_product(a.q, a.k), bytes(a.q, a.k, a.v, a.out, a.log_sum_exp),
+          attention_probabilities(a.log_sum_exp, a.k)};
 }
 VerbCost cost_of(const AttentionBackward& a) {
-  return {4 * attention_product(a.q, a.k), bytes(a.dout, a.q, a.k, a.v, a.out, a.log_sum_exp, a.dq, a.dk, a.dv)};
+  return {4 * attention_product(a.q, a.k), bytes(a.dout, a.q, a.k, a.v, a.out, a.log_sum_exp, a.dq, a.dk, a.dv),
+          attention_probabilities(a.log_sum_exp, a.k)};
 }
 
 VerbCost cost_of(const TakeTokenForward& a) { return {0, 2 * bytes(a.y)}; }

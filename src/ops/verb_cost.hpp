@@ -7,6 +7,7 @@
 // and possibly empty, and a gradient that is left out (dx of the patch embedding) counts nothing.
 // Bytes: every argument once for reading and once for writing, as if nothing stayed in a cache between two calls and
 // everything did inside one. Rows that are picked by index count as if every assignment were kept.
+// Exponentials: those of attention's probabilities, once per call; 0 for everything else, where bytes or FLOPs bind.
 
 #include "ops/ops.hpp"
 
@@ -15,6 +16,7 @@ namespace vitrail {
 struct VerbCost {
   double flops = 0;
   double bytes = 0;
+  double exponentials = 0;
 };
 
 #define VITRAIL_VERB_COST(verb, Arguments) VerbCost cost_of(const Arguments& a);

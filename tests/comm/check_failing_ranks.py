@@ -2,6 +2,7 @@
 """One failing rank ends all ranks within seconds, with the right code and one clear line.
 
 check_failing_ranks.py PROGRAM LAUNCHER...   where LAUNCHER... is mpirun with its options, '{ranks}' for their number.
+check_failing_ranks.py PROGRAM               for a program of a build without MPI
 """
 
 import os
@@ -14,6 +15,7 @@ import unittest
 
 PROGRAM = ""
 LAUNCHER: list[str] = []
+STEP = {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}  # of srun with four tasks
 SECONDS = 15.0  # generous: the machine may be busy; a hang lasts for ever
 HOST = re.escape(socket.gethostname().split(".")[0])
 
@@ -93,43 +95,62 @@ class FailingRanks(Launches):
         code, _, said = run(3, "kill", "1")
         self.assertEqual(code, 137, said)
 
+    def test_a_code_that_all_ranks_return_is_the_programs(self):
+        self.assertEqual(run(2, "return", "85")[0], 85)
+        self.assertEqual(run(2, "return", "0")[0], 0)
+
+
+class OneRank(Launches):
     def test_without_mpirun_the_code_is_the_same(self):
-        for way, expected in (("usage", 2), ("data", 3), ("requeue", 85), ("exception", 1)):
+        for way, expected in (("usage", 2), ("data", 3), ("requeue", 85), ("memory", 2), ("exception", 1)):
             with self.subTest(way):
                 code, ours, said = run(None, way, "0")
                 self.assertEqual(code, expected, said)
                 self.assertEqual(len(ours), 1, said)
         self.assert_says(ours[0], f"failing-rank: rank 0/1 on {HOST}: error: a plain exception")
 
-    def test_a_code_that_all_ranks_return_is_the_programs(self):
-        self.assertEqual(run(2, "return", "85")[0], 85)
-        self.assertEqual(run(2, "return", "0")[0], 0)
+    def test_what_was_printed_before_is_not_lost(self):
+        self.assertIn("rank 0 was here", run(None, "data", "0")[2])
+
+    def test_a_returned_code_is_the_programs(self):
         self.assertEqual(run(None, "return", "4")[0], 4)
+
+    def test_one_process_in_a_step_of_one_task_is_right(self):
+        self.assertEqual(run(None, "return", "0", environment={**STEP, "SLURM_STEP_NUM_TASKS": "1"})[0], 0)
+
+    def test_one_process_in_a_batch_script_or_shell_of_a_job_is_right(self):
+        self.assertEqual(run(None, "return", "0", environment={"SLURM_NTASKS": "4"})[0], 0)
+        self.assertEqual(run(None, "return", "0", environment={**STEP, "SLURM_STEP_ID": "4294967290"})[0], 0)
+
+
+class WithoutMpi(Launches):
+    def test_more_than_one_task_is_refused_whoever_started_them(self):
+        for environment, by in ((STEP, "Slurm"), ({"OMPI_COMM_WORLD_SIZE": "4"}, "mpirun"),
+                                ({"PMI_SIZE": "4"}, "a PMI launcher")):
+            with self.subTest(by):
+                code, ours, said = run(None, "return", "0", environment=environment)
+                self.assertEqual(code, 2, said)
+                self.assertEqual(len(ours), 1, said)
+                self.assert_says(ours[0], f"failing-rank: error: {by} started 4 tasks, but this build has no MPI .*")
+
+    def test_one_task_of_any_launcher_is_right(self):
+        for environment in ({"OMPI_COMM_WORLD_SIZE": "1"}, {"PMI_SIZE": "1"}, {**STEP, "OMPI_COMM_WORLD_SIZE": "1"}):
+            self.assertEqual(run(None, "return", "0", environment=environment)[0], 0)
 
 
 class WrongLaunch(Launches):
-    STEP = {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}
-
     def test_tasks_that_do_not_meet_are_refused_naming_pmix(self):
-        code, ours, said = run(None, "return", "0", environment=self.STEP)
+        code, ours, said = run(None, "return", "0", environment=STEP)
         self.assertEqual(code, 2, said)
         self.assertEqual(len(ours), 1, said)
         self.assert_says(ours[0], "failing-rank: error: Slurm started 4 tasks, but .*srun --mpi=pmix.*")
 
-    def test_one_process_in_a_step_of_one_task_is_right(self):
-        environment = {**self.STEP, "SLURM_STEP_NUM_TASKS": "1"}
-        self.assertEqual(run(None, "return", "0", environment=environment)[0], 0)
-
-    def test_one_process_in_a_batch_script_or_shell_of_a_job_is_right(self):
-        self.assertEqual(run(None, "return", "0", environment={"SLURM_NTASKS": "4"})[0], 0)
-        shell = {**self.STEP, "SLURM_STEP_ID": "4294967290"}
-        self.assertEqual(run(None, "return", "0", environment=shell)[0], 0)
-
     def test_mpirun_with_one_rank_in_a_job_is_right(self):
-        self.assertEqual(run(1, "return", "0", environment=self.STEP)[0], 0)
+        self.assertEqual(run(1, "return", "0", environment=STEP)[0], 0)
 
 
 if __name__ == "__main__":
     PROGRAM = os.path.abspath(sys.argv[1])
     LAUNCHER = sys.argv[2:]
-    unittest.main(argv=[sys.argv[0]], verbosity=2)
+    of_this_build = ["OneRank", *(["FailingRanks", "WrongLaunch"] if LAUNCHER else ["WithoutMpi"])]
+    unittest.main(argv=[sys.argv[0], *of_this_build], verbosity=2)

@@ -4,9 +4,10 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <vector>
 
-#include "device/tensor.hpp"
+#include "device/device.hpp"
 
 namespace vitrail::test {
 
@@ -21,26 +22,44 @@ inline std::byte pattern(int from, int to, std::int64_t at) {
   return static_cast<std::byte>(word >> 56);
 }
 
-/// Owns the memory of one tensor.
+/// Owns the memory of one tensor: of the host, or of a device.
 class Block {
  public:
-  Block(Dtype dtype, std::int64_t elements)
+  Block(Dtype dtype, std::int64_t elements, Device* device = nullptr)
       : bytes_(static_cast<std::size_t>(elements * size_of(dtype)), std::byte{0xA5}),
         dtype_(dtype),
-        elements_(elements) {}
+        elements_(elements),
+        device_(device) {
+    if (device_ != nullptr) memory_ = device_->allocate(std::ssize(bytes_));
+    bring_to_device();
+  }
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+  ~Block() {
+    if (device_ != nullptr) device_->release(memory_, std::ssize(bytes_));
+  }
 
-  [[nodiscard]] Tensor tensor() { return {bytes_.data(), {elements_}, dtype_}; }
+  [[nodiscard]] Tensor tensor() {
+    if (device_ == nullptr) return on_host();
+    return {memory_, {elements_}, dtype_, device_->kind()};
+  }
   /// Part `part` of `parts` holds what rank `from` has for rank `to`.
   void fill(int part, int parts, int from, int to) {
     each_byte(part, parts, [&](std::byte& byte, std::int64_t at) { byte = pattern(from, to, at); });
+    bring_to_device();
   }
   [[nodiscard]] bool holds(int part, int parts, int from, int to) {
+    if (device_ != nullptr) device_->copy(tensor(), on_host());
     bool same = true;
     each_byte(part, parts, [&](std::byte& byte, std::int64_t at) { same = same && byte == pattern(from, to, at); });
     return same;
   }
 
  private:
+  [[nodiscard]] Tensor on_host() { return {bytes_.data(), {elements_}, dtype_}; }
+  void bring_to_device() {
+    if (device_ != nullptr) device_->copy(on_host(), tensor());
+  }
   template <class Visit>
   void each_byte(int part, int parts, const Visit& visit) {
     const auto length = static_cast<std::int64_t>(bytes_.size()) / parts;
@@ -50,6 +69,8 @@ class Block {
   std::vector<std::byte> bytes_;
   Dtype dtype_;
   std::int64_t elements_;
+  Device* device_;
+  void* memory_ = nullptr;
 };
 
 }  // namespace vitrail::test

@@ -1,34 +1,14 @@
-// Every verb at 1 to 4 ranks, in one piece per MPI call and cut by small limits.
+// Every verb at 1 to 4 ranks: in one piece per MPI call, cut by small limits, and with device memory.
 #include <numeric>
-#include <ostream>
 #include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
 
-#include "comm/mpi/mpi.hpp"
-#include "tests/comm/patterns.hpp"
-#include "tests/ranks_main.hpp"
+#include "tests/comm/kinds.hpp"
 
 namespace vitrail::test {
 namespace {
-
-// Bytes per MPI call; 0: the world itself. 1 and 5 cut everything to single bytes per rank, the others to uneven
-// pieces.
-class OnRanks : public ::testing::TestWithParam<std::int64_t> {
- protected:
-  void SetUp() override {
-    if (GetParam() > 0) cut_ = duplicate_with_call_limit(world(), GetParam());
-  }
-  Communicator& ranks() { return cut_ ? *cut_ : world(); }
-  // Too many MPI calls for a test.
-  [[nodiscard]] bool too_long(Dtype dtype, std::int64_t elements) const {
-    return GetParam() > 0 && elements * size_of(dtype) > 60 * GetParam();
-  }
-
- private:
-  std::unique_ptr<Communicator> cut_;
-};
 
 std::int64_t share_of(int rank) { return 10 * rank + 3; }
 
@@ -38,7 +18,7 @@ TEST_P(OnRanks, BroadcastBringsTheRootsBytesToAllRanks) {
     for (const std::int64_t elements : kSizes) {
       if (too_long(dtype, elements)) continue;
       for (int root = 0; root < comm.size(); ++root) {
-        Block block(dtype, elements);
+        Block block = make_block(dtype, elements);
         if (comm.rank() == root) block.fill(0, 1, root, 0);
         comm.broadcast(block.tensor(), root);
         EXPECT_TRUE(block.holds(0, 1, root, 0)) << name_of(dtype) << " x " << elements << " from " << root;
@@ -52,8 +32,8 @@ TEST_P(OnRanks, AllGatherJoinsInRankOrder) {
   for (const Dtype dtype : kDtypes) {
     for (const std::int64_t elements : kSizes) {
       if (too_long(dtype, elements)) continue;
-      Block from(dtype, elements);
-      Block to(dtype, elements * comm.size());
+      Block from = make_block(dtype, elements);
+      Block to = make_block(dtype, elements * comm.size());
       from.fill(0, 1, comm.rank(), 0);
       comm.all_gather(from.tensor(), to.tensor());
       for (int rank = 0; rank < comm.size(); ++rank) {
@@ -67,7 +47,7 @@ TEST_P(OnRanks, AllGatherMayStartFromItsOwnPart) {
   Communicator& comm = ranks();
   for (const std::int64_t elements : kSizes) {
     if (too_long(Dtype::f32, elements)) continue;
-    Block to(Dtype::f32, elements * comm.size());
+    Block to = make_block(Dtype::f32, elements * comm.size());
     to.fill(comm.rank(), comm.size(), comm.rank(), 0);
     comm.all_gather(to.tensor().slice(comm.rank() * elements, elements), to.tensor());
     for (int rank = 0; rank < comm.size(); ++rank) EXPECT_TRUE(to.holds(rank, comm.size(), rank, 0)) << elements;
@@ -79,8 +59,8 @@ TEST_P(OnRanks, AllToAllSendsPartRToRankR) {
   for (const Dtype dtype : kDtypes) {
     for (const std::int64_t elements : kSizes) {
       if (too_long(dtype, elements)) continue;
-      Block from(dtype, elements * comm.size());
-      Block to(dtype, elements * comm.size());
+      Block from = make_block(dtype, elements * comm.size());
+      Block to = make_block(dtype, elements * comm.size());
       for (int rank = 0; rank < comm.size(); ++rank) from.fill(rank, comm.size(), comm.rank(), rank);
       comm.all_to_all(from.tensor(), to.tensor());
       for (int rank = 0; rank < comm.size(); ++rank) {
@@ -94,8 +74,8 @@ TEST_P(OnRanks, AllToAllSendsPartRToRankR) {
 TEST_P(OnRanks, OtherVerbsMayRunWhileAnExchangeIsInFlight) {
   Communicator& comm = ranks();
   const std::int64_t elements = too_long(Dtype::f32, 3000) ? 11 : 3000;
-  Block from(Dtype::f32, elements * comm.size());
-  Block to(Dtype::f32, elements * comm.size());
+  Block from = make_block(Dtype::f32, elements * comm.size());
+  Block to = make_block(Dtype::f32, elements * comm.size());
   for (int rank = 0; rank < comm.size(); ++rank) from.fill(rank, comm.size(), comm.rank(), rank);
   comm.start_all_to_all(from.tensor(), to.tensor());
   std::int64_t largest = comm.rank();
@@ -110,9 +90,9 @@ TEST_P(OnRanks, TwoCommunicatorsCarryAnExchangeEach) {
   Communicator& comm = ranks();
   const auto second = comm.split(0);
   const std::int64_t elements = too_long(Dtype::i64, 500) ? 7 : 500;
-  Block from(Dtype::i64, comm.size() * elements);
-  Block to(Dtype::i64, comm.size() * elements);
-  Block back(Dtype::i64, comm.size() * elements);
+  Block from = make_block(Dtype::i64, comm.size() * elements);
+  Block to = make_block(Dtype::i64, comm.size() * elements);
+  Block back = make_block(Dtype::i64, comm.size() * elements);
   for (int rank = 0; rank < comm.size(); ++rank) from.fill(rank, comm.size(), comm.rank(), rank);
   comm.start_all_to_all(from.tensor(), to.tensor());
   second->start_all_to_all(from.tensor(), back.tensor());
@@ -200,8 +180,8 @@ TEST_P(OnRanks, SplitsIntoRowsAndColumnsInRankOrder) {
 // All ranks break the rule alike, so no rank waits for another.
 TEST_P(OnRanks, WrongArgumentsAreRefusedBeforeAnythingIsSent) {
   Communicator& comm = ranks();
-  Block block(Dtype::f32, 12 * comm.size());
-  Block other(Dtype::f32, 12 * comm.size());
+  Block block = make_block(Dtype::f32, 12 * comm.size());
+  Block other = make_block(Dtype::f32, 12 * comm.size());
   EXPECT_THROW(comm.broadcast(block.tensor(), comm.size()), Error);
   EXPECT_THROW(comm.broadcast(block.tensor(), -1), Error);
   EXPECT_THROW(comm.all_gather(other.tensor(), block.tensor().slice(0, 1)), Error);
@@ -213,9 +193,7 @@ TEST_P(OnRanks, WrongArgumentsAreRefusedBeforeAnythingIsSent) {
   comm.finish_all_to_all();
 }
 
-INSTANTIATE_TEST_SUITE_P(Limits, OnRanks, ::testing::Values(0, 1, 5, 997, 50'000), [](const auto& limit) {
-  return limit.param == 0 ? std::string("Whole") : text("CutTo", limit.param);
-});
+INSTANTIATE_TEST_SUITE_P(Kinds, OnRanks, ::testing::ValuesIn(all_kinds()), name_of_kind);
 
 TEST(MpiLibrary, NamesItself) {
   const std::string version = MpiSession::library_version();

@@ -39,4 +39,60 @@ __global__ void add(float* values, float increment, int count) {
   if (i < count) values[i] += increment;
 }
 
+__global__ void write_indices(int* values) {
+  const auto flat = [](unsigned int x, unsigned int y, unsigned int z) {
+    return static_cast<int>(x + 10 * y + 100 * z);
+  };
+  const unsigned int block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+  const unsigned int thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
+  values[block * blockDim.x * blockDim.y * blockDim.z + thread] =
+      flat(threadIdx.x, threadIdx.y, threadIdx.z) + 1000 * flat(blockIdx.x, blockIdx.y, blockIdx.z);
+}
+
+__global__ void exchange(int* out) {
+  const int lane = static_cast<int>(threadIdx.x);
+  const int value = 100 + lane;
+  out[lane] = __shfl_sync(0xffffffffU, value, lane + 1);
+  out[32 + lane] = __shfl_up_sync(0xffffffffU, value, 3);
+  out[64 + lane] = __shfl_down_sync(0xffffffffU, value, 3, 8);
+  out[96 + lane] = __shfl_xor_sync(0xffffffffU, value, 5, 16);
+  out[128 + lane] = static_cast<int>(__ballot_sync(0xffffffffU, lane % 3 == 0));
+  out[160 + lane] = __any_sync(0xffffffffU, lane == 7) + 2 * __any_sync(0xffffffffU, lane == 32);
+  out[192 + lane] = __all_sync(0xffffffffU, lane < 32) + 2 * __all_sync(0xffffffffU, lane < 31);
+  const double wide = __shfl_sync(0xffffffffU, 0.5 + lane, 31 - lane);
+  out[224 + lane] = static_cast<int>(2.0 * wide);
+}
+
+__global__ void sum_parts(const int* in, int* out, int width) {
+  const int lane = static_cast<int>(threadIdx.x);
+  const unsigned int mask = ((1U << width) - 1) << (lane / width * width);
+  int sum = in[lane];
+  for (int step = width / 2; step > 0; step /= 2) sum += __shfl_xor_sync(mask, sum, step, width);
+  out[lane] = sum;
+}
+
+__global__ void pass_round(int* values, int rounds) {
+  auto& ring = shared_memory<Ring>();
+  const int lane = static_cast<int>(threadIdx.x), lanes = static_cast<int>(blockDim.x);
+  int* mine = values + blockIdx.x * blockDim.x + threadIdx.x;
+  int value = *mine;
+  for (int round = 0; round < rounds; ++round) {
+    ring.value[lane] = value;
+    __syncthreads();
+    value = ring.value[(lane + 1) % lanes];
+    __syncthreads();
+  }
+  *mine = value;
+}
+
+__global__ void count_threads(int* counts) {
+  const int even = __syncthreads_count(threadIdx.x % 2 == 0);
+  const int any = __syncthreads_or(threadIdx.x == 5), all = __syncthreads_and(threadIdx.x < 64);
+  if (threadIdx.x == 0) {
+    counts[0] = even;
+    counts[1] = any;
+    counts[2] = all;
+  }
+}
+
 }  // namespace vitrail::emulated

@@ -8,7 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "cuda_runtime.h"
-#include "emulation.hpp"
+#include "device/cuda_emulated/emulation.hpp"
 
 namespace vitrail::emulated {
 

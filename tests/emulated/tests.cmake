@@ -9,4 +9,10 @@ if(TARGET vitrail_cuda_emulated)
   target_compile_definitions(test_emulated PRIVATE VITRAIL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   gtest_discover_tests(test_emulated TEST_PREFIX emulated. DISCOVERY_TIMEOUT 60
                        PROPERTIES TIMEOUT 300 LABELS unit ENVIRONMENT ASAN_OPTIONS=allocator_may_return_null=1)
+  if(CMAKE_GENERATOR STREQUAL "Ninja")
+    add_test(NAME emulated.sees_no_header_of_the_toolkit
+             COMMAND ${Python3_EXECUTABLE} -B ${CMAKE_CURRENT_SOURCE_DIR}/emulated/check_no_toolkit.py
+             ${PROJECT_BINARY_DIR})
+    set_tests_properties(emulated.sees_no_header_of_the_toolkit PROPERTIES TIMEOUT 60 LABELS unit)
+  endif()
 endif()

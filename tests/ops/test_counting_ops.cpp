@@ -13,7 +13,7 @@ namespace vitrail::testing {
 
 namespace {
 
-const VerbCount& count_of(const CountingOps& ops, std::string_view verb) {
+const VerbCount& count_of(CountingOps& ops, std::string_view verb) {
   for (const VerbCount& one : ops.counts()) {
     if (one.verb == verb) return one;
   }
@@ -44,7 +44,8 @@ std::vector<VerbCase> small_cases() {
 TEST(CountingOps, GivesTheSameBitsAsTheInnerBackEnd) {
   const auto plain = make_cpu_ops(1);
   const auto inner = make_cpu_ops(1);
-  CountingOps counting(*inner);
+  const auto device = make_cpu_device();
+  CountingOps counting(*inner, *device);
   EXPECT_EQ(counting.name(), "cpu");
   EXPECT_EQ(counting.real(), Dtype::f32);
   for (const VerbCase& one : small_cases()) {
@@ -68,7 +69,8 @@ TEST(CountingOps, GivesTheSameBitsAsTheInnerBackEnd) {
 
 TEST(CountingOps, AddsUpCallsAndStartsAgain) {
   const auto inner = make_cpu_ops(1);
-  CountingOps counting(*inner);
+  const auto device = make_cpu_device();
+  CountingOps counting(*inner, *device);
   const auto x = random_tensor(Dtype::f32, {2, 3, 5, 7}, 1);
   const auto w = random_tensor(Dtype::f32, {3, 7, 11}, 2);
   OwnedTensor y(Dtype::f32, {2, 3, 5, 11});
@@ -86,7 +88,8 @@ TEST(CountingOps, AddsUpCallsAndStartsAgain) {
 
 TEST(CountingOps, ChecksShapesAndDoesNotCountRefusedCalls) {
   const auto inner = make_cpu_ops(1);
-  CountingOps counting(*inner);
+  const auto device = make_cpu_device();
+  CountingOps counting(*inner, *device);
   OwnedTensor x(Dtype::f32, {3}), y(Dtype::f32, {4});
   EXPECT_THROW(counting.tanh_forward({.x = x, .y = y}), Error);
   EXPECT_EQ(count_of(counting, "tanh_forward").calls, 0);
@@ -94,7 +97,8 @@ TEST(CountingOps, ChecksShapesAndDoesNotCountRefusedCalls) {
 
 TEST(CountingOps, SealsTheInnerBackEnd) {
   const auto inner = make_cpu_ops(1);
-  CountingOps counting(*inner);
+  const auto device = make_cpu_device();
+  CountingOps counting(*inner, *device);
   counting.seal();
   const VerbCase one = dense_cases().back();
   const auto unsealed = make_cpu_ops(1);

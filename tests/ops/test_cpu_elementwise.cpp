@@ -27,10 +27,10 @@ VerbCase dropout_case(std::int64_t n, const DropoutDraw& draw) {
   const auto percent = static_cast<std::int64_t>(std::lround(100 * draw.rate));
   return {case_name("dropout", {n, percent, draw.run, draw.stride, draw.share}),
           [=](Ops& ops) -> std::vector<OwnedTensor> {
-            const Dtype real = ops.real();
-            const auto x = random_tensor(real, {n}, 1);
+            const Dtype real = ops.real(), stored = ops.stored();
+            const auto x = random_tensor(stored, {n}, 1);
             const auto residual = random_tensor(real, {n}, 2);
-            OwnedTensor y(real, {n}), mask(real, {n}), both(real, {n}), over_x = x, over_residual = residual;
+            OwnedTensor y(stored, {n}), mask(real, {n}), both(real, {n}), over_x = x, over_residual = residual;
             ops.dropout({.x = x, .residual = {}, .draw = draw, .y = y});
             ops.dropout({.x = {}, .residual = {}, .draw = draw, .y = mask});
             ops.dropout({.x = x, .residual = residual, .draw = draw, .y = both});
@@ -75,6 +75,8 @@ std::vector<VerbCase> elementwise_cases() {
   for (const std::int64_t n : {257, 40000}) {
     cases.push_back(dropout_case(n, draw_of(0.3, 7, 7)));
     cases.push_back(dropout_case(n, draw_of(0.3, 1, 10)));
+    cases.push_back(dropout_case(n, draw_of(0.3, 8, 20)));
+    cases.push_back(dropout_case(n, draw_of(0.3, 5, 7, 2)));
     cases.push_back(dropout_case(n, draw_of(0.3, 33, 257)));
     cases.push_back(dropout_case(n, draw_of(0.3, 5000, 6001)));
     cases.push_back(dropout_case(n, draw_of(0.3, 1, 1, 5)));

@@ -17,7 +17,8 @@ struct Sizes {
 };
 constexpr Sizes kSizes[] = {{1, 1, 1, 1, 1, 1, 1, 1},      {1, 2, 7, 3, 2, 4, 1, 5},     {2, 1, 33, 8, 1, 4, 4, 33},
                             {2, 3, 50, 8, 2, 12, 2, 64},   {1, 1, 257, 32, 5, 40, 8, 7}, {1, 1, 40, 33, 33, 40, 3, 8},
-                            {4, 4, 400, 8, 2, 108, 2, 64}, {1, 0, 5, 4, 2, 3, 1, 3}};
+                            {4, 4, 400, 8, 2, 108, 2, 64}, {1, 0, 5, 4, 2, 3, 1, 3},     {1, 2, 20, 64, 2, 3, 8, 80},
+                            {1, 1, 65, 130, 3, 2, 2, 88},  {2, 1, 9, 300, 4, 1, 4, 132}};
 
 struct Options {
   bool noise = true;
@@ -147,6 +148,7 @@ VerbCase given_case(const Sizes& s) {
                                .gate = gate};
             ops.route_as_given(route);
             const OwnedTensor noisy = gate;
+            route.gate = gate;  // shown again: it was looked at
             route.noise = ConstTensor();
             route.gates = quiet;
             ops.route_as_given(route);
@@ -203,22 +205,26 @@ VerbCase rows_case(const Sizes& s, bool in_place) {
         ops.map_slots({.selected = selected, .slot = slot, .capacity = s.capacity, .source = source, .row = row});
         const ConstTensor sources = source.view().view({rows});
         const ConstTensor places = row.view().view(flat);
-        const auto x = random_tensor(real, {tokens, s.width}, 3);
-        const auto o = random_tensor(real, {rows, s.width}, 4);
+        const auto x = random_tensor(in_place ? real : ops.stored(), {tokens, s.width}, 3);
+        const auto dy = random_tensor(real, {tokens, s.width}, 3);
+        const auto o = random_tensor(ops.stored(), {rows, s.width}, 4);
         const auto gate = random_tensor(real, flat, 5);
         const auto start = random_tensor(real, {tokens, s.width}, 6);
-        OwnedTensor gathered(real, {rows, s.width}), dx(real, {tokens, s.width}), y(real, {tokens, s.width}),
-            d_o(real, {rows, s.width}), dgate(real, flat);
+        OwnedTensor gathered(ops.stored(), {rows, s.width}), dx(ops.stored(), {tokens, s.width}),
+            y(real, {tokens, s.width}), d_o(ops.stored(), {rows, s.width}), dgate(real, flat);
         if (in_place) dx = start, y = start, d_o = o;
         ops.gather_rows_forward({.x = x, .source = sources, .choices = s.choices, .y = gathered});
         GatherRowsBackward gather{.dy = o, .row = places, .dresidual = {}, .dx = dx};
         CombineRowsForward combine{.o = o, .row = places, .gate = gate, .residual = {}, .y = y};
         CombineRowsBackward backward{
-            .dy = x, .o = o, .row = places, .source = sources, .gate = gate, .d_o = d_o, .dgate = dgate};
+            .dy = dy, .o = o, .row = places, .source = sources, .gate = gate, .d_o = d_o, .dgate = dgate};
         if (in_place) gather.dresidual = gather.dx, combine.residual = combine.y, backward.o = backward.d_o;
         ops.gather_rows_backward(gather);
         ops.combine_rows_forward(combine);
         ops.combine_rows_backward(backward);
+        // With a residual beside it.
+        OwnedTensor beside(ops.stored(), {tokens, s.width});
+        ops.gather_rows_backward({.dy = o, .row = places, .dresidual = start, .dx = beside});
         OwnedTensor assigned(Dtype::i64, {s.experts}), kept(Dtype::i64, {s.experts}), processed(Dtype::i64, {1});
         ops.count_assignments({.selected = selected.view().view(flat),
                                .slot = slot.view().view(flat),
@@ -226,7 +232,7 @@ VerbCase rows_case(const Sizes& s, bool in_place) {
                                .assigned = assigned,
                                .kept = kept,
                                .processed = processed});
-        return {source, row, assigned, kept, processed, gathered, dx, y, d_o, dgate};
+        return {source, row, assigned, kept, processed, gathered, dx, y, d_o, dgate, beside};
       }};
 }
 

@@ -5,87 +5,23 @@
 #include <gtest/gtest.h>
 
 #include "tests/ops/leaf_parts.hpp"
+#include "tests/ops/soft_router_calls.hpp"
 #include "tests/ops/verb_cases.hpp"
 
 namespace vitrail::testing {
 
 namespace {
 
-struct Sizes {
-  std::int64_t leaves, groups, tokens, width, slots;
-};
+using Sizes = SoftSizes;
+using Options = SoftOptions;
 constexpr Sizes kSizes[] = {{1, 1, 1, 1, 1},     {1, 2, 7, 33, 5},    {2, 3, 33, 7, 1},
                             {4, 1, 257, 33, 40}, {2, 0, 5, 8, 3},     {1, 1, 196, 64, 64},
                             {2, 3, 50, 8, 33},   {1, 1, 600, 16, 24}, {1, 1, 70, 256, 128}};
 
-struct Inputs {
-  OwnedTensor x, mu, scale, noise, valid, ddispatch, dcombine, dresidual;
-};
-Inputs inputs_of(Dtype real, const Sizes& s) {
-  const Shape x{s.leaves, s.groups, s.tokens, s.width}, w{s.leaves, s.groups, s.tokens, s.slots};
-  OwnedTensor scale(real, {1}, {1.75});
-  OwnedTensor valid(Dtype::u8, {s.leaves, s.groups, s.tokens});
-  for (std::int64_t i = 0; i < valid.elements(); ++i)
-    valid.set(i, (s.groups > 1 && i < s.tokens) || i % 3 == 1 ? 0 : 1);  // and a group of nothing but padding
-  return {random_tensor(real, x, 1),
-          random_tensor(real, {s.width, s.slots}, 2),
-          scale,
-          random_tensor(real, w, 3),
-          valid,
-          random_tensor(real, w, 4),
-          random_tensor(real, w, 5),
-          random_tensor(real, x, 6)};
-}
-
-struct Options {
-  bool noise = true, masked = false, residual = false, in_place = false;
-};
-
-/// x_rnorm, mu_rnorm, dispatch, combine, dx, dmu, dscale
-std::vector<OwnedTensor> run_soft_router(Ops& ops, const Inputs& in, const Options& o) {
-  const Dtype real = ops.real();
-  const Shape &x = in.x.shape(), &w = in.ddispatch.shape();
-  OwnedTensor x_rnorm(real, {x[0], x[1], x[2]}), mu_rnorm(real, {w[3]}), dispatch(real, w), combine(real, w);
-  SoftRouterForward forward{.x = in.x,
-                            .mu = in.mu,
-                            .scale = in.scale,
-                            .noise = {},
-                            .noise_std = 0.3,
-                            .valid = {},
-                            .x_rnorm = x_rnorm,
-                            .mu_rnorm = mu_rnorm,
-                            .dispatch = dispatch,
-                            .combine = combine};
-  if (o.noise) forward.noise = in.noise;
-  if (o.masked) forward.valid = in.valid;
-  ops.soft_router_forward(forward);
-  OwnedTensor dlogits = o.in_place ? in.ddispatch : OwnedTensor(real, w);
-  OwnedTensor dx = o.in_place ? in.dresidual : OwnedTensor(real, x);
-  OwnedTensor dmu(real, in.mu.shape()), dscale(real, {1});
-  SoftRouterBackward backward{.ddispatch = in.ddispatch,
-                              .dcombine = in.dcombine,
-                              .x = in.x,
-                              .mu = in.mu,
-                              .scale = in.scale,
-                              .x_rnorm = x_rnorm,
-                              .mu_rnorm = mu_rnorm,
-                              .dispatch = dispatch,
-                              .combine = combine,
-                              .dlogits = dlogits,
-                              .dresidual = {},
-                              .dx = dx,
-                              .dmu = dmu,
-                              .dscale = dscale};
-  if (o.residual) backward.dresidual = in.dresidual;
-  if (o.in_place) backward.ddispatch = backward.dlogits, backward.dresidual = backward.dx;
-  ops.soft_router_backward(backward);
-  return {x_rnorm, mu_rnorm, dispatch, combine, dx, dmu, dscale};
-}
-
 VerbCase soft_router_case(const Sizes& s, const Options& o) {
   return {case_name("soft_router", {s.leaves, s.groups, s.tokens, s.width, s.slots}) + (o.noise ? "_noise" : "") +
               (o.masked ? "_masked" : "") + (o.in_place ? "_in_place" : ""),
-          [=](Ops& ops) { return run_soft_router(ops, inputs_of(ops.real(), s), o); }};
+          [=](Ops& ops) { return run_soft_router(ops, soft_inputs(ops.real(), s), o); }};
 }
 
 /// Slots, dw, dx of the tokens' mixture; y twice, dw, d_o of the slots'.
@@ -133,7 +69,7 @@ std::vector<VerbCase> soft_router_cases() {
 TEST(CpuSoftRouterBits, OfALeafDoNotDependOnTheOtherLeavesAndGradientsAreTheirTree) {
   const auto ops = make_cpu_ops(2);
   for (const Sizes& s : {Sizes{4, 2, 7, 33, 5}, Sizes{4, 3, 260, 128, 256}}) {
-    const Inputs in = inputs_of(Dtype::f32, s);
+    const SoftInputs in = soft_inputs(Dtype::f32, s);
     const Options options{.noise = true, .masked = true};
     const auto together = run_soft_router(*ops, in, options);
     std::vector<std::vector<OwnedTensor>> alone;
@@ -168,7 +104,7 @@ TEST(CpuSoftRouterBits, OfAGroupDoNotDependOnTheOtherGroups) {
 
 TEST(CpuSoftRouter, AGroupOfPaddingHasEmptySlots) {
   const auto ops = make_cpu_ops(1);
-  Inputs in = inputs_of(Dtype::f32, {1, 2, 7, 33, 5});
+  SoftInputs in = soft_inputs(Dtype::f32, {1, 2, 7, 33, 5});
   const auto out = run_soft_router(*ops, in, {.noise = true, .masked = true});
   for (std::int64_t i = 0; i < out[2].elements(); ++i) {
     const bool valid = in.valid.get(i / 5) != 0.0;

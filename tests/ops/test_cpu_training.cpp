@@ -76,6 +76,8 @@ std::vector<VerbCase> training_cases() {
     cases.push_back(losses_case(7, classes));
   }
   cases.push_back(losses_case(0, 10));
+  cases.push_back(losses_case(2, 5003));
+  cases.push_back(losses_case(3, 4100));
   for (const std::int64_t n : {0, 1, 7, 33, 257, 50000}) {
     cases.push_back(update_case(n, 1, 0.0));
     cases.push_back(update_case(n, 1000, 0.5));

@@ -12,12 +12,32 @@ DIRECTIVES = "conflicts depends_on license maintainers patch provides requires v
 DEPENDENCY_TYPES = {"build", "link", "run", "test"}
 
 
+class Spec:
+    """The part of a concrete spec that the recipe asks: one variant, on or off."""
+
+    def __init__(self, variants):
+        self.variants = variants
+
+    def satisfies(self, constraint):
+        assert constraint[0] in "+~", constraint
+        return bool(self.variants[constraint[1:]]) == (constraint[0] == "+")
+
+
+class CMakeBuilder:
+    """spack_repo.builtin.build_systems.cmake.CMakeBuilder: what packages call without an instance."""
+
+    @staticmethod
+    def define_cuda_architectures(package):
+        return package.define("CMAKE_CUDA_ARCHITECTURES", ";".join(package.spec.variants["cuda_arch"]))
+
+
 class CMakePackage:
     """spack_repo.builtin.build_systems.cmake.CMakePackage, with chosen variants and the two ways to define."""
 
     def __init__(self, variants, run_tests=False):
         self.variants = variants
         self.run_tests = run_tests
+        self.spec = Spec(variants)
 
     def define(self, name, value):
         kind = "BOOL" if isinstance(value, bool) else "STRING"
@@ -54,6 +74,7 @@ def load(path, programs=()):
     package.find = lambda folder, pattern: list(programs)
     package.Executable = Executable
     cmake = types.ModuleType("spack_repo.builtin.build_systems.cmake")
+    cmake.CMakeBuilder = CMakeBuilder
     cmake.CMakePackage = CMakePackage
     cuda = types.ModuleType("spack_repo.builtin.build_systems.cuda")
     cuda.CudaPackage = CudaPackage

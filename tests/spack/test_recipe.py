@@ -21,6 +21,8 @@ REPOSITORY = ROOT / ".spack/spack_repo/vitrail"
 # What each package of CMakeLists.txt is called by Spack; None: comes with the compiler.
 SPACK_NAME = {
     "MPI": "mpi",
+    "CUDAToolkit": "cuda",
+    "nccl": "nccl",
     "HDF5": "hdf5",
     "ZLIB": "zlib-api",
     "OpenSSL": "openssl",
@@ -38,8 +40,11 @@ SPACK_NAME = {
 }
 
 
+CMAKE_FILES = ("CMakeLists.txt", "tests/CMakeLists.txt", "src/device/cuda/cuda.cmake")
+
+
 def cmake_text():
-    return "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("CMakeLists.txt", "tests/CMakeLists.txt"))
+    return "\n".join((ROOT / name).read_text(encoding="utf-8") for name in CMAKE_FILES)
 
 
 def options_of_cmake():
@@ -48,6 +53,7 @@ def options_of_cmake():
 
 def packages_of_cmake():
     found = set(re.findall(r"find_package\((\w+)", cmake_text()))
+    found |= set(re.findall(r"find_library\(NCCL_LIBRARY (\w+)", cmake_text()))
     for modules in re.findall(r"pkg_check_modules\(\w+ ([^)]*)\)", cmake_text()):
         found |= set(modules.split()) - {"REQUIRED", "IMPORTED_TARGET", "QUIET"}
     return found
@@ -83,6 +89,23 @@ class Recipe(unittest.TestCase):
             for name in self.defines(run_tests):
                 self.assertIn(name, options_of_cmake())
 
+    def test_gpus_and_ranks_follow_their_variants(self):
+        plain = self.defines(False)
+        self.assertEqual((plain["VITRAIL_CUDA"], plain["VITRAIL_MPI"]), ("OFF", "ON"))
+        self.assertNotIn("CMAKE_CUDA_ARCHITECTURES", plain)
+        gpu = self.defines(False, cuda=True, cuda_arch=("80", "90"), mpi=False)
+        self.assertEqual((gpu["VITRAIL_CUDA"], gpu["VITRAIL_MPI"]), ("ON", "OFF"))
+        self.assertEqual(gpu["CMAKE_CUDA_ARCHITECTURES"], "80;90")
+
+    def test_every_gpu_has_its_nccl_or_is_refused(self):
+        refused = {a[0] for a, k in self.values("conflicts") if k.get("when") == "+cuda"}
+        self.assertIn("cuda_arch=none", refused)
+        self.assertIn("cuda_arch=70", refused)
+        self.assertNotIn("cuda_arch=90", refused)
+        nccl = {k["when"]: a[0] for a, k in self.values("depends_on") if a[0].startswith("nccl")}
+        self.assertEqual(nccl["+cuda cuda_arch=90"], "nccl +cuda cuda_arch=90")
+        self.assertIn((("mpi",), {"when": "+mpi"}), self.values("depends_on"))
+
     def test_tests_are_built_only_when_spack_runs_them(self):
         self.assertEqual(self.defines(run_tests=False)["BUILD_TESTING"], "OFF")
         self.assertEqual(self.defines(run_tests=True)["BUILD_TESTING"], "ON")
@@ -109,14 +132,6 @@ class Recipe(unittest.TestCase):
             types = keywords.get("type", ())
             types = {types} if isinstance(types, str) else set(types)
             self.assertLessEqual(types, stand_ins.DEPENDENCY_TYPES, arguments)
-
-    def test_says_so_where_a_variant_is_not_built_yet(self):
-        for variant in ("cuda", "nccl"):
-            built = f"VITRAIL_{variant.upper()}" in options_of_cmake()
-            refused = [k for a, k in self.values("conflicts") if a[0] == f"+{variant}" and "when" not in k]
-            self.assertEqual(bool(refused), not built, variant)
-            for keywords in refused:
-                self.assertIn("not built yet", keywords["msg"])
 
     def test_carries_the_licence_of_the_repository(self):
         self.assertEqual([arguments[0] for arguments, _ in self.values("license")], ["Apache-2.0"])

@@ -8,3 +8,14 @@ foreach(script IN LISTS scripts)
   set_tests_properties(system.${name} PROPERTIES TIMEOUT 240 LABELS system PROCESSORS 2
                        ENVIRONMENT "${ranks_environment};PYTHONDONTWRITEBYTECODE=1")
 endforeach()
+
+# The programs with the emulated GPU in the place of a real one: test equipment, never installed. What defines
+# make_cuda_device and the like stands before the archives that say there is none.
+if(TARGET vitrail_cuda_emulated)
+  foreach(program train eval selftest bench)
+    add_executable(vitrail-${program}-emulated ${PROJECT_SOURCE_DIR}/apps/vitrail-${program}.cpp)
+    target_link_libraries(vitrail-${program}-emulated PRIVATE vitrail_cuda_emulated vitrail_apps vitrail_train
+                          Boost::program_options)
+    set_target_properties(vitrail-${program}-emulated PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR})
+  endforeach()
+endif()

@@ -1,5 +1,6 @@
 #pragma once
-// MPI's room. Everything here works without an MPI header in sight.
+// MPI's room. Everything here works without an MPI header in sight, and in builds without MPI (VITRAIL_MPI=OFF): a
+// session is one rank then, and its world is the communicator `self`.
 
 #include <cstdint>
 #include <functional>
@@ -16,7 +17,8 @@ class OpenCommunicators;
 class MpiSession {
  public:
   /// MPI_Init_thread (MULTIPLE), MPI_ERRORS_RETURN on the world. Error (usage) on a wrong launch: under Slurm with
-  /// SLURM_NTASKS > 1 but a world of one rank (srun without --mpi=pmix), or an MPI without MPI_THREAD_MULTIPLE.
+  /// SLURM_NTASKS > 1 but a world of one rank (srun without --mpi=pmix), or an MPI without MPI_THREAD_MULTIPLE. In
+  /// a build without MPI: under any launcher that started more than one task.
   MpiSession(int& argc, char**& argv);
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
@@ -25,7 +27,7 @@ class MpiSession {
 
   [[nodiscard]] int rank() const noexcept;
   [[nodiscard]] int size() const noexcept;
-  /// "Open MPI 4.1.4", for reports.
+  /// "Open MPI 4.1.4", or "no MPI", for reports.
   [[nodiscard]] static std::string library_version();
   /// All ranks. Collective. The session outlives its communicators, and those split from them: their destructors do
   /// not communicate, the session frees what they used at its end. So make communicators at the start, not per step.

@@ -1,12 +1,11 @@
 #include <array>
-#include <cstdint>
-#include <cstdlib>
 #include <exception>
 #include <string>
 
 #include <mpi.h>
 
 #include "base/error.hpp"
+#include "comm/launcher.hpp"
 #include "comm/mpi/check.hpp"
 #include "comm/mpi/mpi.hpp"
 #include "comm/mpi/mpi_communicator.hpp"
@@ -15,24 +14,12 @@ namespace vitrail {
 
 namespace {
 
-// An environment variable as a number; 0 when it is absent.
-std::int64_t number_in_environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? 0 : std::strtoll(value, nullptr, 10);
-}
-
 // srun without the plug-in that this MPI speaks starts every task as a world of its own: N equal trainings that write
-// over each other. Shells and batch scripts inside an allocation are steps, too, with the ids that Slurm reserves at
-// the top of 32 bits; a single process started there by hand is none of our business.
+// over each other.
 void refuse_tasks_that_do_not_meet(int world_size) {
-  constexpr std::int64_t kReservedSteps = 0xFFFFFFF0;
-  const bool in_step =
-      std::getenv("SLURM_STEP_ID") != nullptr && number_in_environment("SLURM_STEP_ID") < kReservedSteps;
-  const bool by_mpirun = std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr;
-  const char* of_step = std::getenv("SLURM_STEP_NUM_TASKS") != nullptr ? "SLURM_STEP_NUM_TASKS" : "SLURM_NTASKS";
-  const std::int64_t tasks = number_in_environment(of_step);
-  VITRAIL_EXPECT(world_size > 1 || tasks <= 1 || !in_step || by_mpirun, ExitCode::usage,
-                 text("Slurm started ", tasks, " tasks, but MPI sees a world of one rank"),
+  const Launch launch = launch_of_process();
+  VITRAIL_EXPECT(world_size > 1 || launch.tasks <= 1 || launch.by != "Slurm", ExitCode::usage,
+                 text("Slurm started ", launch.tasks, " tasks, but MPI sees a world of one rank"),
                  "srun did not connect the tasks, so each would run alone and write over the others",
                  "Start with srun --mpi=pmix ('srun --mpi=list' shows what this site has)");
 }

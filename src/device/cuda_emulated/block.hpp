@@ -97,6 +97,7 @@ class BlockRunner {
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> idle_fibers_;
   std::byte* shared_ = nullptr;
+  std::size_t guarded_from_ = SIZE_MAX;  ///< where the guard behind shared memory begins now
 };
 
 /// The one that runs device work; device work runs on one thread at a time.

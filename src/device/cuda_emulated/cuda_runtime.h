@@ -65,8 +65,12 @@ cudaError_t cudaGetLastError();
 cudaError_t cudaPeekAtLastError();
 
 // --- devices ---------------------------------------------------------------------------------------------------------
+struct cudaUUID_t {
+  char bytes[16];
+};
 struct cudaDeviceProp {
   char name[256];
+  cudaUUID_t uuid;
   std::size_t totalGlobalMem;
   std::size_t sharedMemPerBlock;
   int regsPerBlock;

@@ -1,7 +1,8 @@
 #pragma once
-// The simulated device's memory: one reserved range of addresses that can only be touched while queued work runs, so
-// that a host that follows a device pointer crashes. New blocks hold NaN; between blocks lie red zones (address
-// sanitizer) with guard bytes (checked without it).
+// The simulated device's memory: reserved addresses of which a block's can be touched while queued work runs, so that a
+// host that follows a device pointer crashes. New blocks hold NaN. Every block has its own pages, with a page that is
+// never there behind them; what is left of the first and last page is red zone (address sanitizer) and guard bytes
+// (checked without it).
 
 #include <cstddef>
 #include <map>
@@ -39,12 +40,14 @@ class DeviceMemory {
  private:
   void open();
   void close();
+  void protect(int protection) const;
   [[nodiscard]] std::size_t find_room(std::size_t bytes) const;
+  void map_poison(std::size_t start, std::size_t length) const;
 
   std::byte* base_ = nullptr;
-  std::map<std::size_t, std::size_t> blocks_;  ///< offset -> bytes
+  int poison_file_ = -1;                       ///< bytes of NaN: pages that nobody wrote are all the same few
+  std::map<std::size_t, std::size_t> blocks_;  ///< offset of a block's first page -> its bytes
   std::size_t cursor_ = 0;                     ///< where the last block ended: freed addresses are reused late
-  std::size_t high_ = 0;                       ///< nothing was ever allocated from here on
   std::size_t used_ = 0;
   int open_ = 0;
 };

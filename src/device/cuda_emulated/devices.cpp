@@ -104,6 +104,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (const cudaError_t error = check_device(device); error != cudaSuccess) return error;
   *properties = {};
   std::strcpy(properties->name, "emulated GPU");
+  properties->uuid.bytes[0] = static_cast<char>(device);
   properties->totalGlobalMem = total_memory();
   properties->sharedMemPerBlock = 48 << 10;
   properties->regsPerBlock = properties->regsPerMultiprocessor = 65536;

@@ -27,6 +27,11 @@ function(vitrail_emulate target)
   endforeach()
 endfunction()
 
+# Kernels count in 32 bits where they may, so clang-tidy is not to warn of what widens behind a multiplication.
+file(CONFIGURE OUTPUT ${PROJECT_BINARY_DIR}/emulated/.clang-tidy @ONLY CONTENT "InheritParentConfig: true
+Checks: '-bugprone-implicit-widening-of-multiplication-result,-bugprone-misplaced-widening-cast'
+")
+
 file(GLOB emulation_sources CONFIGURE_DEPENDS ${emulation}/*.cpp)
 file(GLOB back_end_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/device/cuda/*.cpp
      ${PROJECT_SOURCE_DIR}/src/ops/cuda/*.cpp)

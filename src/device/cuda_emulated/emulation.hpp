@@ -8,8 +8,7 @@ namespace vitrail::emulated {
 
 enum class LaneOrder { alternate, ascending, descending };
 
-/// What is simulated. The first use reads the environment: VITRAIL_EMULATED_DEVICES, VITRAIL_EMULATED_CAPABILITY
-/// ("90"), VITRAIL_EMULATED_MEMORY_MIB, VITRAIL_EMULATED_LANES (alternate, ascending, descending).
+/// What is simulated.
 struct Simulation {
   int devices = 1;
   int major = 9, minor = 0;
@@ -18,7 +17,11 @@ struct Simulation {
   bool has_fused_epilogues = true;         ///< false: cuBLASLt finds no algorithm but for the default epilogue
   std::int32_t largest_batch = 65536;      ///< that cuBLASLt's algorithms take
 };
+/// Of this process; at first what the environment says.
 Simulation& simulation();
+/// VITRAIL_EMULATED_DEVICES, VITRAIL_EMULATED_CAPABILITY ("90"), VITRAIL_EMULATED_MEMORY_MIB, VITRAIL_EMULATED_LANES
+/// (alternate, ascending, descending).
+Simulation simulation_of_environment();
 
 /// What went wrong in the kernel that failed (its error is sticky), or nothing.
 std::string kernel_failure();

@@ -2,9 +2,7 @@
 
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <fstream>
-#include <iterator>
 #include <sstream>
 #include <vector>
 
@@ -29,11 +27,13 @@ std::uintptr_t load_offset() {
   return offset;
 }
 
+/// `count` entries of the program's file from an offset on; the file is large and not read as a whole.
 template <class T>
-T at(const std::vector<char>& file, std::size_t offset) {
-  T value{};
-  if (offset + sizeof(T) <= file.size()) std::memcpy(&value, file.data() + offset, sizeof(T));
-  return value;
+std::vector<T> read(std::ifstream& file, std::size_t offset, std::size_t count) {
+  std::vector<T> values(count);
+  file.seekg(static_cast<std::streamoff>(offset));
+  file.read(reinterpret_cast<char*>(values.data()), static_cast<std::streamsize>(count * sizeof(T)));
+  return file ? values : std::vector<T>();
 }
 
 std::string demangled(const char* name) {
@@ -48,17 +48,18 @@ std::string demangled(const char* name) {
 
 std::string name_of_function(const void* function) {
   std::ifstream program("/proc/self/exe", std::ios::binary);
-  const std::vector<char> file(std::istreambuf_iterator<char>(program), {});
   const std::uintptr_t wanted = reinterpret_cast<std::uintptr_t>(function) - load_offset();
-  const auto header = at<Elf64_Ehdr>(file, 0);
-  for (std::size_t s = 0; s < header.e_shnum; ++s) {
-    const auto section = at<Elf64_Shdr>(file, header.e_shoff + s * header.e_shentsize);
-    if (section.sh_type != SHT_SYMTAB) continue;
-    const auto strings = at<Elf64_Shdr>(file, header.e_shoff + section.sh_link * header.e_shentsize);
-    for (std::size_t offset = 0; offset < section.sh_size; offset += sizeof(Elf64_Sym)) {
-      const auto symbol = at<Elf64_Sym>(file, section.sh_offset + offset);
-      if (symbol.st_value != wanted || ELF64_ST_TYPE(symbol.st_info) != STT_FUNC) continue;
-      return demangled(file.data() + strings.sh_offset + symbol.st_name);
+  for (const auto& header : read<Elf64_Ehdr>(program, 0, 1)) {
+    const auto sections = read<Elf64_Shdr>(program, header.e_shoff, header.e_shnum);
+    for (const Elf64_Shdr& section : sections) {
+      if (section.sh_type != SHT_SYMTAB) continue;
+      for (const auto& symbol : read<Elf64_Sym>(program, section.sh_offset, section.sh_size / sizeof(Elf64_Sym))) {
+        if (symbol.st_value != wanted || ELF64_ST_TYPE(symbol.st_info) != STT_FUNC) continue;
+        const Elf64_Shdr& strings = sections[section.sh_link];
+        auto name = read<char>(program, strings.sh_offset + symbol.st_name, strings.sh_size - symbol.st_name);
+        name.push_back('\0');
+        return demangled(name.data());
+      }
     }
   }
   std::ostringstream out;

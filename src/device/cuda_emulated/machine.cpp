@@ -13,7 +13,9 @@ namespace {
 
 thread_local cudaError_t last_error = cudaSuccess;
 
-Simulation from_environment() {
+}  // namespace
+
+Simulation simulation_of_environment() {
   Simulation simulation;
   if (const char* devices = std::getenv("VITRAIL_EMULATED_DEVICES")) simulation.devices = std::atoi(devices);
   if (const char* memory = std::getenv("VITRAIL_EMULATED_MEMORY_MIB")) simulation.memory_mib = std::atoll(memory);
@@ -28,16 +30,14 @@ Simulation from_environment() {
   return simulation;
 }
 
-}  // namespace
-
 Simulation& simulation() {
-  static Simulation simulated = from_environment();
+  static Simulation simulated = simulation_of_environment();
   return simulated;
 }
 
 Machine& machine() {
-  static Machine only;
-  return only;
+  static auto* const only = new Machine;  // outlives every other static: a device may be one
+  return *only;
 }
 
 std::string kernel_failure() {

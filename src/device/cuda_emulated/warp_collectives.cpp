@@ -144,8 +144,6 @@ int shuffle_source(ShuffleKind kind, int lane, int operand, int width, Site site
 
 namespace vitrail {
 
-using emulated::Site;
-
 void mma_m16n8k16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2], const char* file, int line) {
   emulated::Product mine{d, a, b};
   emulated::warp_collective(emulated::mma_collective, emulated::kFullMask, &mine, {file, line});

@@ -8,11 +8,11 @@
 #include <string>
 #include <thread>
 
-#include <mpi.h>
 #include <unistd.h>
 
 #include "base/error.hpp"
 #include "comm/mpi/mpi.hpp"
+#include "comm/process.hpp"
 
 namespace vitrail {
 
@@ -28,38 +28,24 @@ std::string host_name() {
   return full.substr(0, full.find('.'));
 }
 
-bool mpi_is_running() {
-  int initialised = 0;
-  int finalised = 0;
-  MPI_Initialized(&initialised);
-  MPI_Finalized(&finalised);
-  return initialised != 0 && finalised == 0;
-}
-
 void say(const std::string& line) {
-  std::fflush(stdout);  // MPI_Abort flushes nothing
+  std::fflush(stdout);  // the end that follows flushes nothing
   std::fwrite(line.data(), 1, line.size(), stderr);
   std::fflush(stderr);
 }
 
-// Ends this process, and with it all ranks. Only MPI_Abort carries a code through srun.
+// Ends this process, and with it all ranks.
 [[noreturn]] void end_all_ranks(const std::string& program, const std::string& what, ExitCode code) {
   const int status = code == ExitCode::done ? static_cast<int>(ExitCode::other) : static_cast<int>(code);
-  int rank = 0;
-  int size = 1;
-  const bool running = mpi_is_running();
-  if (running) {
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
-  }
+  const auto [rank, size] = rank_of_process();
   // Most errors are seen by all ranks, and one line is clearer than a thousand: rank 0 speaks for them. A rank that is
   // still alive afterwards was alone with its own.
   if (rank != 0) std::this_thread::sleep_for(kPatience);
   std::string line = program + ": ";
   if (code != ExitCode::usage || rank != 0) line += text("rank ", rank, "/", size, " on ", host_name(), ": ");
   say(line + "error: " + what + "\n");
-  if (running) MPI_Abort(MPI_COMM_WORLD, status);
-  std::_Exit(status);  // when MPI is not running, or returned from the abort
+  abort_all_ranks(status);
+  std::_Exit(status);  // when there is no MPI, or it returned from the abort
 }
 
 }  // namespace
