@@ -170,6 +170,8 @@ std::vector<VerbCase> dense_cases() {
     cases.push_back(mlp_case(s, {}));
     if (s.experts == 1) cases.push_back(qkv_case(s, {.reals = true}));
   }
+  // More pieces of rows than a block of the GPU has warps.
+  cases.push_back(linear_backward_case({1, 2, 2600, 8, 24}, {.bias = true}));
   return cases;
 }
 
