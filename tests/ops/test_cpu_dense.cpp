@@ -162,16 +162,6 @@ std::vector<VerbCase> dense_cases() {
     cases.push_back(mlp_case(s, {.residual = true, .in_place = true, .reals = true}));
     cases.push_back(mlp_case(s, {.residual = true, .masked = true}));
     if (s.experts == 1) cases.push_back(qkv_case(s, {}));
-<<<<<<< HEAD
-  }
-  // Widths of whole vectors and tiles, many leaves and experts.
-  for (const Sizes& s : {Sizes{8, 1, 65, 64, 80}, Sizes{2, 4, 130, 48, 264}, Sizes{1, 8, 5, 256, 16}}) {
-    cases.push_back(linear_forward_case(s, {.bias = true, .residual = true, .reals = true}));
-    cases.push_back(linear_backward_case(s, {.bias = true, .dx = true, .reals = true}));
-    cases.push_back(mlp_case(s, {}));
-    if (s.experts == 1) cases.push_back(qkv_case(s, {.reals = true}));
-=======
->>>>>>> gemm
   }
   // Widths of whole vectors and tiles, many leaves and experts.
   for (const Sizes& s : {Sizes{8, 1, 65, 64, 80}, Sizes{2, 4, 130, 48, 264}, Sizes{1, 8, 5, 256, 16}}) {
