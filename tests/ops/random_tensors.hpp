@@ -31,8 +31,8 @@ class OnDevice {
 class DeviceMirror {
  public:
   DeviceMirror() = default;
-  DeviceMirror(const DeviceMirror&) {}  // the copy of a tensor makes a mirror of its own
-  DeviceMirror& operator=(const DeviceMirror&) {
+  DeviceMirror(const DeviceMirror&) {}            // the copy of a tensor makes a mirror of its own
+  DeviceMirror& operator=(const DeviceMirror&) {  // NOLINT(bugprone-unhandled-self-assignment): nothing is taken over
     host_is_newer_ = true;
     return *this;
   }
