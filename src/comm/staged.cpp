@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "comm/arguments.hpp"
-#include "comm/communicator.hpp"
+#include "comm/over_host.hpp"
 
 namespace vitrail {
 
@@ -41,30 +41,23 @@ class StagingBlock {
   Device::Place busy_until_ = 0;
 };
 
-class StagedCommunicator final : public Communicator {
+class StagedCommunicator final : public OverHostCommunicator {
  public:
-  StagedCommunicator(Communicator& inner, Device& device)
-      : inner_(inner), device_(device), sent_(device), received_(device), gathered_(device) {}
-  StagedCommunicator(std::unique_ptr<Communicator> owned, Device& device)
-      : owned_(std::move(owned)),
-        inner_(*owned_),
+  /// `inner`: a Communicator&, or a unique_ptr of one to keep.
+  template <class Inner>
+  StagedCommunicator(Inner&& inner, Device& device)
+      : OverHostCommunicator(std::forward<Inner>(inner)),
         device_(device),
         sent_(device),
         received_(device),
         gathered_(device) {}
 
-  [[nodiscard]] int rank() const noexcept override { return inner_.rank(); }
-  [[nodiscard]] int size() const noexcept override { return inner_.size(); }
-  void barrier() override { inner_.barrier(); }
   void broadcast(Tensor data, int root) override;
   void all_gather(ConstTensor from, Tensor to) override;
   void start_all_to_all(ConstTensor from, Tensor to) override;
   void finish_all_to_all() override;
-  void all_min(std::span<std::int64_t> values) override { inner_.all_min(values); }
-  void all_max(std::span<std::int64_t> values) override { inner_.all_max(values); }
-  void all_sum(std::span<std::int64_t> values) override { inner_.all_sum(values); }
   std::unique_ptr<Communicator> split(int colour) override {
-    return std::make_unique<StagedCommunicator>(inner_.split(colour), device_);
+    return std::make_unique<StagedCommunicator>(inner().split(colour), device_);
   }
 
  private:
@@ -76,8 +69,6 @@ class StagedCommunicator final : public Communicator {
     return here;
   }
 
-  std::unique_ptr<Communicator> owned_;  // set when this is a part of a split
-  Communicator& inner_;
   Device& device_;
   // An exchange in flight keeps the first two; the other verbs, which may run meanwhile, use the third.
   StagingBlock sent_, received_, gathered_;
@@ -88,21 +79,21 @@ class StagedCommunicator final : public Communicator {
 };
 
 void StagedCommunicator::broadcast(Tensor data, int root) {
-  if (data.device == DeviceKind::cpu) return inner_.broadcast(data, root);
+  if (data.device == DeviceKind::cpu) return inner().broadcast(data, root);
   check_broadcast(data, root, size(), Reach::device_too);
   const Tensor staged = gathered_.like(data);
   if (rank() == root) download(data, staged);
-  inner_.broadcast(staged, root);
+  inner().broadcast(staged, root);
   if (rank() != root) gathered_.upload(staged, data, device_.place());
 }
 
 void StagedCommunicator::all_gather(ConstTensor from, Tensor to) {
-  if (from.device == DeviceKind::cpu && to.device == DeviceKind::cpu) return inner_.all_gather(from, to);
+  if (from.device == DeviceKind::cpu && to.device == DeviceKind::cpu) return inner().all_gather(from, to);
   static_cast<void>(check_all_gather(from, to, rank(), size(), Reach::device_too));
   const Tensor staged = gathered_.like(to).view({size(), from.elements()});
   const Tensor mine = staged.slice(rank(), 1);
   const Device::Place here = download(from, mine);
-  inner_.all_gather(mine, staged);
+  inner().all_gather(mine, staged);
   gathered_.upload(staged, to, here);
 }
 
@@ -110,13 +101,13 @@ void StagedCommunicator::start_all_to_all(ConstTensor from, Tensor to) {
   check_can_start(in_flight_);
   check_all_to_all(from, to, size(), Reach::device_too);
   if (from.device == DeviceKind::cpu) {
-    inner_.start_all_to_all(from, to);
+    inner().start_all_to_all(from, to);
     to_ = {};
   } else {
     const Tensor staged = sent_.like(from);
     free_ = download(from, staged);
     staged_to_ = received_.like(to);
-    inner_.start_all_to_all(staged, staged_to_);
+    inner().start_all_to_all(staged, staged_to_);
     to_ = to;
   }
   in_flight_ = true;
@@ -124,7 +115,7 @@ void StagedCommunicator::start_all_to_all(ConstTensor from, Tensor to) {
 
 void StagedCommunicator::finish_all_to_all() {
   check_can_finish(in_flight_);
-  inner_.finish_all_to_all();
+  inner().finish_all_to_all();
   in_flight_ = false;
   // Nobody touched `to` since the start, so nothing in the queue is waited for.
   if (to_) received_.upload(staged_to_, to_, free_);

@@ -15,9 +15,12 @@
 #include "device/arena.hpp"
 #include "device/host_values.hpp"
 #include "ops/ops.hpp"
+#include "tests/errors.hpp"
 
 namespace vitrail {
 namespace {
+
+using testing::error_of;
 
 constexpr std::int64_t kCount = 1000;
 
@@ -65,15 +68,6 @@ class Pinned {
   Device& device_;
   void* memory_;
 };
-
-Error error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error;
-  }
-  return {ExitCode::done, {"no error", "", ""}};
-}
 
 void expect_said(const std::string& said, const std::string& part) {
   EXPECT_NE(said.find(part), std::string::npos) << "'" << part << "' is missing in: " << said;

@@ -6,18 +6,11 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/cuda/dense_calls.hpp"
+#include "tests/cuda/gpu.hpp"
+#include "tests/ops/mlp_calls.hpp"
 
 namespace vitrail::testing {
 namespace {
-
-/// A back end and its device; tensors show verbs the device's memory.
-struct OnCuda {
-  explicit OnCuda(Precision precision) : ops(make_cuda_ops(*device, precision)) {}
-  std::unique_ptr<Device> device = make_cuda_device();
-  OnDevice here{*device};
-  std::unique_ptr<Ops> ops;
-};
 
 constexpr Precision kPrecisions[] = {Precision::f32, Precision::bf16};
 
@@ -28,36 +21,14 @@ class CudaBits : public ::testing::TestWithParam<std::tuple<BlockSizes, Precisio
 
 TEST_P(CudaBits, OfALeafDoNotDependOnTheOtherLeavesAndGradientsAreTheirTree) {
   const auto [sizes, precision, masked] = GetParam();
-  const OnCuda cuda(precision);
-  const MlpInputs in = mlp_inputs(cuda.ops->stored(), {4, 2, sizes.rows, sizes.width, sizes.hidden}, masked);
-  const MlpOutputs together = run_mlp(*cuda.ops, in);
-  std::vector<MlpOutputs> alone;
-  for (std::int64_t leaf = 0; leaf < 4; ++leaf) {
-    alone.push_back(run_mlp(*cuda.ops, in.of_leaf(leaf)));
-    EXPECT_TRUE(same_bits(part(together.y, 0, leaf), alone.back().y)) << "y of leaf " << leaf;
-    EXPECT_TRUE(same_bits(part(together.dx, 0, leaf), alone.back().dx)) << "dx of leaf " << leaf;
-  }
-  for (std::size_t i = 0; i < together.gradients.size(); ++i) {
-    const OwnedTensor tree =
-        sum(sum(alone[0].gradients[i], alone[1].gradients[i]), sum(alone[2].gradients[i], alone[3].gradients[i]));
-    EXPECT_TRUE(same_bits(together.gradients[i], tree)) << "gradient " << i;
-  }
+  const Gpu gpu(precision);
+  expect_leaves_apart(*gpu.ops, mlp_inputs(gpu.ops->stored(), {4, 2, sizes.rows, sizes.width, sizes.hidden}, masked));
 }
 
 TEST_P(CudaBits, OfAnExpertDoNotDependOnTheOtherExperts) {
   const auto [sizes, precision, masked] = GetParam();
-  const OnCuda cuda(precision);
-  const MlpInputs in = mlp_inputs(cuda.ops->stored(), {2, 4, sizes.rows, sizes.width, sizes.hidden}, masked);
-  const MlpOutputs together = run_mlp(*cuda.ops, in);
-  for (const std::int64_t count : {1, 2}) {
-    for (std::int64_t first = 0; first < 4; first += count) {
-      const MlpOutputs some = run_mlp(*cuda.ops, in.of_experts(first, count));
-      EXPECT_TRUE(same_bits(part(together.y, 1, first, count), some.y)) << "y of expert " << first;
-      EXPECT_TRUE(same_bits(part(together.dx, 1, first, count), some.dx)) << "dx of expert " << first;
-      for (std::size_t i = 0; i < some.gradients.size(); ++i)
-        EXPECT_TRUE(same_bits(part(together.gradients[i], 0, first, count), some.gradients[i])) << "gradient " << i;
-    }
-  }
+  const Gpu gpu(precision);
+  expect_experts_apart(*gpu.ops, mlp_inputs(gpu.ops->stored(), {2, 4, sizes.rows, sizes.width, sizes.hidden}, masked));
 }
 
 std::string name_of(const std::tuple<BlockSizes, Precision, bool>& tested) {
@@ -71,7 +42,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, CudaBits,
 
 TEST(CudaGemm, MixturesOfAGroupHaveTheBitsThatItHasAlone) {
   for (const Precision precision : kPrecisions) {
-    const OnCuda cuda(precision);
+    const Gpu gpu(precision);
     const std::int64_t groups = 3, tokens = 70, width = 24, slots = 40;
     const auto x = random_tensor(Dtype::f32, {groups, tokens, width}, 1);
     const auto w = random_tensor(Dtype::f32, {groups, tokens, slots}, 2);
@@ -82,10 +53,10 @@ TEST(CudaGemm, MixturesOfAGroupHaveTheBitsThatItHasAlone) {
       std::vector<OwnedTensor> out;
       for (const OwnedTensor* like : {&some_o, &some_w, &some_x, &some_x, &some_w, &some_o})
         out.emplace_back(Dtype::f32, like->shape());
-      cuda.ops->mix_tokens_forward({.x = some_x, .w = some_w, .y = out[0]});
-      cuda.ops->mix_tokens_backward({.dy = some_o, .x = some_x, .w = some_w, .dw = out[1], .dx = out[2]});
-      cuda.ops->mix_slots_forward({.o = some_o, .w = some_w, .residual = some_x, .y = out[3]});
-      cuda.ops->mix_slots_backward({.dy = some_x, .o = some_o, .w = some_w, .dw = out[4], .d_o = out[5]});
+      gpu.ops->mix_tokens_forward({.x = some_x, .w = some_w, .y = out[0]});
+      gpu.ops->mix_tokens_backward({.dy = some_o, .x = some_x, .w = some_w, .dw = out[1], .dx = out[2]});
+      gpu.ops->mix_slots_forward({.o = some_o, .w = some_w, .residual = some_x, .y = out[3]});
+      gpu.ops->mix_slots_backward({.dy = some_x, .o = some_o, .w = some_w, .dw = out[4], .d_o = out[5]});
       return out;
     };
     const auto together = run(0, groups);
@@ -99,9 +70,9 @@ TEST(CudaGemm, MixturesOfAGroupHaveTheBitsThatItHasAlone) {
 
 // Query, key and value in one block of memory are one batch; in another order they are three calls.
 struct QkvBlock {
-  QkvBlock(const OnCuda& cuda, const std::array<int, 3>& order, std::int64_t leaves, std::int64_t rows,
-           std::int64_t width, std::int64_t heads)
-      : stored(cuda.ops->stored()),
+  QkvBlock(const Gpu& gpu, const std::array<int, 3>& order, std::int64_t leaves, std::int64_t rows, std::int64_t width,
+           std::int64_t heads)
+      : stored(gpu.ops->stored()),
         x(random_tensor(stored, {leaves, rows, width}, 1)),
         w(random_tensor(stored, {3, width, heads}, 2)),
         b(random_tensor(Dtype::f32, {3, heads}, 3)),
@@ -117,30 +88,30 @@ struct QkvBlock {
     };
     const Tensor all_y = y, all_dw = dw, all_db = db;
     const ConstTensor all_w = w.view(), all_b = b.view(), all_dy = dy.view();
-    cuda.ops->qkv_forward({.x = x,
+    gpu.ops->qkv_forward({.x = x,
+                          .wq = one(all_w, 0),
+                          .wk = one(all_w, 1),
+                          .wv = one(all_w, 2),
+                          .bq = one(all_b, 0),
+                          .bk = one(all_b, 1),
+                          .bv = one(all_b, 2),
+                          .q = one(all_y, 0),
+                          .k = one(all_y, 1),
+                          .v = one(all_y, 2)});
+    gpu.ops->qkv_backward({.dq = one(all_dy, 0),
+                           .dk = one(all_dy, 1),
+                           .dv = one(all_dy, 2),
+                           .x = x,
                            .wq = one(all_w, 0),
                            .wk = one(all_w, 1),
                            .wv = one(all_w, 2),
-                           .bq = one(all_b, 0),
-                           .bk = one(all_b, 1),
-                           .bv = one(all_b, 2),
-                           .q = one(all_y, 0),
-                           .k = one(all_y, 1),
-                           .v = one(all_y, 2)});
-    cuda.ops->qkv_backward({.dq = one(all_dy, 0),
-                            .dk = one(all_dy, 1),
-                            .dv = one(all_dy, 2),
-                            .x = x,
-                            .wq = one(all_w, 0),
-                            .wk = one(all_w, 1),
-                            .wv = one(all_w, 2),
-                            .dx = dx,
-                            .dwq = one(all_dw, 0),
-                            .dwk = one(all_dw, 1),
-                            .dwv = one(all_dw, 2),
-                            .dbq = one(all_db, 0),
-                            .dbk = one(all_db, 1),
-                            .dbv = one(all_db, 2)});
+                           .dx = dx,
+                           .dwq = one(all_dw, 0),
+                           .dwk = one(all_dw, 1),
+                           .dwv = one(all_dw, 2),
+                           .dbq = one(all_db, 0),
+                           .dbk = one(all_db, 1),
+                           .dbv = one(all_db, 2)});
   }
   Dtype stored;
   OwnedTensor x, w, b, dy, y, dw, db, dx;
@@ -148,12 +119,12 @@ struct QkvBlock {
 
 TEST(CudaGemm, ProjectionsHaveTheSameBitsInOneBatchAndInThreeCalls) {
   for (const Precision precision : kPrecisions) {
-    const OnCuda cuda(precision);
+    const Gpu gpu(precision);
     for (const std::int64_t leaves : {1, 2, 4}) {
       for (const auto& [rows, width, heads] : {std::tuple{70, 24, 40}, std::tuple{5, 16, 8}}) {
-        const QkvBlock one(cuda, {0, 1, 2}, leaves, rows, width, heads);
+        const QkvBlock one(gpu, {0, 1, 2}, leaves, rows, width, heads);
         for (const std::array<int, 3>& order : {std::array{1, 0, 2}, std::array{0, 2, 1}}) {
-          const QkvBlock three(cuda, order, leaves, rows, width, heads);
+          const QkvBlock three(gpu, order, leaves, rows, width, heads);
           EXPECT_TRUE(same_bits(one.y, three.y));
           EXPECT_TRUE(same_bits(one.dw, three.dw));
           EXPECT_TRUE(same_bits(one.db, three.db));
@@ -187,13 +158,13 @@ TEST(CudaGemm, OperandsInF32AreRoundedAsThoseThatAreStoredInBf16AndExactOnesAreN
              dy = random_tensor(Dtype::f32, {2, 2, 70, 40}, 3);
   LinearOutputs in_f32, rounded, stored, exact;
   {
-    const OnCuda cuda(Precision::f32);
-    in_f32 = run_linear(*cuda.ops, x.to(Dtype::f32), w.to(Dtype::f32), dy.to(Dtype::f32), false);
+    const Gpu gpu(Precision::f32);
+    in_f32 = run_linear(*gpu.ops, x.to(Dtype::f32), w.to(Dtype::f32), dy.to(Dtype::f32), false);
   }
-  const OnCuda cuda(Precision::bf16);
-  rounded = run_linear(*cuda.ops, x.to(Dtype::f32), w.to(Dtype::f32), dy.to(Dtype::f32), false);
-  stored = run_linear(*cuda.ops, x.to(Dtype::bf16), w.to(Dtype::bf16), dy.to(Dtype::bf16), false);
-  exact = run_linear(*cuda.ops, x.to(Dtype::f32), w.to(Dtype::f32), dy.to(Dtype::f32), true);
+  const Gpu gpu(Precision::bf16);
+  rounded = run_linear(*gpu.ops, x.to(Dtype::f32), w.to(Dtype::f32), dy.to(Dtype::f32), false);
+  stored = run_linear(*gpu.ops, x.to(Dtype::bf16), w.to(Dtype::bf16), dy.to(Dtype::bf16), false);
+  exact = run_linear(*gpu.ops, x.to(Dtype::f32), w.to(Dtype::f32), dy.to(Dtype::f32), true);
   EXPECT_TRUE(same_products(rounded, stored));
   EXPECT_TRUE(same_products(exact, in_f32));
   EXPECT_FALSE(same_products(rounded, in_f32));
@@ -202,30 +173,30 @@ TEST(CudaGemm, OperandsInF32AreRoundedAsThoseThatAreStoredInBf16AndExactOnesAreN
 }
 
 TEST(CudaGemm, AnOperandThatIsNotAlignedAsItsRowsPromiseIsRefused) {
-  const OnCuda cuda(Precision::f32);
+  const Gpu gpu(Precision::f32);
   const auto x = random_tensor(Dtype::f32, {1, 1, 9, 8}, 1), w = random_tensor(Dtype::f32, {1, 8, 4}, 2);
   OwnedTensor y(Dtype::f32, {1, 1, 8, 4});
   ConstTensor inside = x.view().view({72}).slice(1, 64).view({1, 1, 8, 8});
   try {
-    cuda.ops->linear_forward({.x = inside, .w = w, .b = {}, .residual = {}, .y = y});
+    gpu.ops->linear_forward({.x = inside, .w = w, .b = {}, .residual = {}, .y = y});
     ADD_FAILURE() << "it was multiplied";
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("not aligned to 16 bytes"), std::string::npos) << error.what();
   }
   inside = x.view().view({72}).slice(8, 64).view({1, 1, 8, 8});
-  EXPECT_NO_THROW(cuda.ops->linear_forward({.x = inside, .w = w, .b = {}, .residual = {}, .y = y}));
+  EXPECT_NO_THROW(gpu.ops->linear_forward({.x = inside, .w = w, .b = {}, .residual = {}, .y = y}));
 }
 
 TEST(CudaGemm, SealLetsProductsPassThatWereSeenInAnyNumberAndRefusesNewOnes) {
   for (const Precision precision : kPrecisions) {
-    const OnCuda cuda(precision);
-    const Dtype stored = cuda.ops->stored();
-    run_mlp(*cuda.ops, mlp_inputs(stored, {4, 4, 20, 16, 32}, false));
-    cuda.ops->seal();
+    const Gpu gpu(precision);
+    const Dtype stored = gpu.ops->stored();
+    run_mlp(*gpu.ops, mlp_inputs(stored, {4, 4, 20, 16, 32}, false));
+    gpu.ops->seal();
     for (const std::int64_t leaves : {1, 2, 4})
-      EXPECT_NO_THROW(run_mlp(*cuda.ops, mlp_inputs(stored, {leaves, leaves, 20, 16, 32}, false)));
+      EXPECT_NO_THROW(run_mlp(*gpu.ops, mlp_inputs(stored, {leaves, leaves, 20, 16, 32}, false)));
     try {
-      run_mlp(*cuda.ops, mlp_inputs(stored, {1, 1, 19, 16, 32}, false));
+      run_mlp(*gpu.ops, mlp_inputs(stored, {1, 1, 19, 16, 32}, false));
       ADD_FAILURE() << "a new product was let through";
     } catch (const Error& error) {
       EXPECT_NE(std::string(error.what()).find("sealed"), std::string::npos) << error.what();

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "device/cuda_emulated/emulation.hpp"
-#include "tests/cuda/dense_calls.hpp"
+#include "tests/ops/mlp_calls.hpp"
 #include "tests/ops/verb_tolerances.hpp"
 
 namespace vitrail::testing {
@@ -54,7 +54,7 @@ INSTANTIATE_TEST_SUITE_P(All, CudaWithoutEpilogues, ::testing::ValuesIn(cases_wi
 MlpOutputs mlp_on_device(Precision precision, const MlpInputs& in) {
   const auto device = make_cuda_device();
   const OnDevice here(*device);
-  const MlpInputs copy = in;  // goes before the device does
+  const MlpInputs copy = in;  // goes before the device does: NOLINT(performance-unnecessary-copy-initialization)
   const MlpOutputs out = run_mlp(*make_cuda_ops(*device, precision), copy);
   MlpOutputs on_host{out.y.to(out.y.dtype()), out.u.to(out.u.dtype()), out.dx.to(out.dx.dtype()), {}};
   for (const OwnedTensor& gradient : out.gradients) on_host.gradients.push_back(gradient.to(Dtype::f32));

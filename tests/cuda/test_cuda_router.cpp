@@ -170,13 +170,14 @@ class CudaRouterBits : public CudaRouter, public ::testing::WithParamInterface<C
 
 TEST_P(CudaRouterBits, OfAGroupDoNotDependOnTheOtherGroups) {
   const auto [groups, tokens, experts, choices] = GetParam();
+  const std::int64_t each = tokens;  // lambdas of C++20 cannot take what is bound above
   const OwnedTensor logits = random_tensor(Dtype::f32, {groups, tokens, experts}, 1, 0.5);
   const OwnedTensor noise = random_tensor(Dtype::f32, {groups, tokens, experts}, 2);
   const OwnedTensor dgate = random_tensor(Dtype::f32, {groups, tokens, choices}, 3);
   const auto run = [&](std::int64_t first, std::int64_t count, TokenOrder order) {
     return on_device([&](Ops& ops) {
       return life_of_groups(ops, part(logits, 0, first, count), part(noise, 0, first, count),
-                            part(dgate, 0, first, count), order, static_cast<std::uint64_t>(1000 + first * tokens));
+                            part(dgate, 0, first, count), order, static_cast<std::uint64_t>(1000 + first * each));
     });
   };
   for (const TokenOrder order : {TokenOrder::vanilla, TokenOrder::prioritized, TokenOrder::random}) {

@@ -190,7 +190,7 @@ std::vector<OwnedTensor> run_shifted(Ops& ops, std::int64_t by, std::int64_t wid
   ops.mix_images({.x = x, .weights = weights, .y = mixed});
   for (const Shifted* one : {&pooled, &mixed}) all.push_back(one->numbers());
 
-  const std::int64_t n = 2 * 5 * width;
+  const std::int64_t n = width * 10;
   Shifted dropped = out(Dtype::bf16, {n}), flat = f32({n}, 9), more = f32({n}, 10), sum = out(Dtype::f32, {n});
   ops.dropout({.x = flat, .residual = more, .draw = {.rate = 0.3, .seed = 3}, .y = dropped});
   ops.from_bf16({.x = dropped, .residual = more, .y = sum});

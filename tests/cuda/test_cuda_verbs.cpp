@@ -19,6 +19,7 @@ std::vector<OwnedTensor> run_on_device(const VerbCase& one, Precision precision)
   const auto ops = make_cuda_ops(*device, precision);
   const std::vector<OwnedTensor> outputs = one.run(*ops);
   std::vector<OwnedTensor> on_host;  // outlive the device
+  on_host.reserve(outputs.size());
   for (const OwnedTensor& output : outputs) on_host.push_back(output.to(output.dtype()));
   return on_host;
 }

@@ -9,21 +9,15 @@
 #include "device/cuda/launch.hpp"
 #include "device/cuda_emulated/emulation.hpp"
 #include "tests/emulated/kernels.hpp"
+#include "tests/errors.hpp"
 
 namespace vitrail::cuda {
 namespace {
 
-Error error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error;
-  }
-  return {ExitCode::done, {"no error", "", ""}};
-}
+using testing::error_of;
 
 Error error_of(cudaError_t rc) {
-  return error_of([&] { check(rc); });
+  return testing::error_of([&] { check(rc); });
 }
 
 void expect_said(const Error& error, const std::string& part) {

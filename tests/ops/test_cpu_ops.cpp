@@ -6,7 +6,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/ops/leaf_parts.hpp"
+#include "tests/ops/mlp_calls.hpp"
 #include "tests/ops/verb_tolerances.hpp"
 
 namespace vitrail::testing {
@@ -58,58 +58,6 @@ INSTANTIATE_TEST_SUITE_P(All, CpuVerb, ::testing::ValuesIn(all_cases()),
 
 // --- leaves and experts ----------------------------------------------------------------------------------------------
 
-struct MlpInputs {
-  OwnedTensor x, dy, w1, b1, w2, b2, hidden_mask;
-};
-struct MlpOutputs {
-  OwnedTensor y, dx;                   // per leaf and expert
-  std::vector<OwnedTensor> gradients;  // per expert, summed over leaves
-};
-
-MlpOutputs run_mlp(Ops& ops, const MlpInputs& in) {
-  const Shape& narrow = in.x.shape();
-  const Shape wide{narrow[0], narrow[1], narrow[2], in.w1.shape()[2]};
-  OwnedTensor u(Dtype::f32, wide), h(Dtype::f32, wide), du(Dtype::f32, wide);
-  MlpOutputs out{OwnedTensor(Dtype::f32, narrow), OwnedTensor(Dtype::f32, narrow), {}};
-  for (const OwnedTensor* parameter : {&in.w1, &in.b1, &in.w2, &in.b2})
-    out.gradients.emplace_back(Dtype::f32, parameter->shape());
-  ops.mlp_forward({.x = in.x,
-                   .w1 = in.w1,
-                   .b1 = in.b1,
-                   .w2 = in.w2,
-                   .b2 = in.b2,
-                   .hidden_mask = in.hidden_mask,
-                   .residual = in.x,
-                   .u = u,
-                   .h = h,
-                   .y = out.y});
-  ops.mlp_backward({.dy = in.dy,
-                    .x = in.x,
-                    .u = u,
-                    .w1 = in.w1,
-                    .w2 = in.w2,
-                    .hidden_mask = in.hidden_mask,
-                    .h = h,
-                    .du = du,
-                    .dx = out.dx,
-                    .dw1 = out.gradients[0],
-                    .db1 = out.gradients[1],
-                    .dw2 = out.gradients[2],
-                    .db2 = out.gradients[3]});
-  return out;
-}
-
-MlpInputs mlp_inputs(std::int64_t leaves, std::int64_t experts, std::int64_t rows, std::int64_t width,
-                     std::int64_t hidden) {
-  return {random_tensor(Dtype::f32, {leaves, experts, rows, width}, 1),
-          random_tensor(Dtype::f32, {leaves, experts, rows, width}, 2),
-          random_tensor(Dtype::f32, {experts, width, hidden}, 3, 0.2),
-          random_tensor(Dtype::f32, {experts, hidden}, 4),
-          random_tensor(Dtype::f32, {experts, hidden, width}, 5, 0.2),
-          random_tensor(Dtype::f32, {experts, width}, 6),
-          random_tensor(Dtype::f32, {leaves, experts, rows, hidden}, 7)};
-}
-
 struct BlockSizes {
   std::int64_t rows, width, hidden;
 };
@@ -117,42 +65,14 @@ class CpuBits : public ::testing::TestWithParam<std::tuple<BlockSizes, Precision
 
 TEST_P(CpuBits, OfALeafDoNotDependOnTheOtherLeavesAndGradientsAreTheirTree) {
   const auto [sizes, precision] = GetParam();
-  const auto [rows, width, hidden] = sizes;
   const auto ops = make_cpu_ops(2, precision);
-  const MlpInputs in = mlp_inputs(4, 2, rows, width, hidden);
-  const MlpOutputs together = run_mlp(*ops, in);
-  std::vector<MlpOutputs> alone;
-  for (std::int64_t leaf = 0; leaf < 4; ++leaf) {
-    alone.push_back(run_mlp(
-        *ops, {part(in.x, 0, leaf), part(in.dy, 0, leaf), in.w1, in.b1, in.w2, in.b2, part(in.hidden_mask, 0, leaf)}));
-    EXPECT_TRUE(same_bits(part(together.y, 0, leaf), alone.back().y)) << "y of leaf " << leaf;
-    EXPECT_TRUE(same_bits(part(together.dx, 0, leaf), alone.back().dx)) << "dx of leaf " << leaf;
-  }
-  for (std::size_t i = 0; i < together.gradients.size(); ++i) {
-    const OwnedTensor tree =
-        sum(sum(alone[0].gradients[i], alone[1].gradients[i]), sum(alone[2].gradients[i], alone[3].gradients[i]));
-    EXPECT_TRUE(same_bits(together.gradients[i], tree)) << "gradient " << i;
-  }
+  expect_leaves_apart(*ops, mlp_inputs(Dtype::f32, {4, 2, sizes.rows, sizes.width, sizes.hidden}, true));
 }
 
 TEST_P(CpuBits, OfAnExpertDoNotDependOnTheOtherExperts) {
   const auto [sizes, precision] = GetParam();
-  const auto [rows, width, hidden] = sizes;
   const auto ops = make_cpu_ops(2, precision);
-  const MlpInputs in = mlp_inputs(2, 4, rows, width, hidden);
-  const MlpOutputs together = run_mlp(*ops, in);
-  for (const std::int64_t count : {1, 2}) {
-    for (std::int64_t first = 0; first < 4; first += count) {
-      const MlpOutputs some =
-          run_mlp(*ops, {part(in.x, 1, first, count), part(in.dy, 1, first, count), part(in.w1, 0, first, count),
-                         part(in.b1, 0, first, count), part(in.w2, 0, first, count), part(in.b2, 0, first, count),
-                         part(in.hidden_mask, 1, first, count)});
-      EXPECT_TRUE(same_bits(part(together.y, 1, first, count), some.y)) << "y of expert " << first;
-      EXPECT_TRUE(same_bits(part(together.dx, 1, first, count), some.dx)) << "dx of expert " << first;
-      for (std::size_t i = 0; i < some.gradients.size(); ++i)
-        EXPECT_TRUE(same_bits(part(together.gradients[i], 0, first, count), some.gradients[i])) << "gradient " << i;
-    }
-  }
+  expect_experts_apart(*ops, mlp_inputs(Dtype::f32, {2, 4, sizes.rows, sizes.width, sizes.hidden}, true));
 }
 
 // The last two: weights that are cut in tiles, operands that are copied.
@@ -245,11 +165,11 @@ TEST(CpuBits, OfAttentionWithDropoutPoolingAndMixupOfALeafDoNotDependOnTheOtherL
 
 TEST(CpuOpsSeal, LetsShapesPassThatWereSeenAndRefusesOnesThatNeedMoreMemory) {
   const auto ops = make_cpu_ops(2);
-  run_mlp(*ops, mlp_inputs(2, 2, 100, 16, 32));
+  run_mlp(*ops, mlp_inputs(Dtype::f32, {2, 2, 100, 16, 32}, true));
   ops->seal();
-  run_mlp(*ops, mlp_inputs(2, 2, 100, 16, 32));
+  run_mlp(*ops, mlp_inputs(Dtype::f32, {2, 2, 100, 16, 32}, true));
   try {
-    run_mlp(*ops, mlp_inputs(4, 2, 100, 64, 256));
+    run_mlp(*ops, mlp_inputs(Dtype::f32, {4, 2, 100, 64, 256}, true));
     FAIL() << "a larger shape was let through";
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("sealed"), std::string::npos) << error.what();

@@ -14,7 +14,7 @@
 #include "base/error.hpp"
 #include "base/unique_handle.hpp"
 #include "comm/arguments.hpp"
-#include "comm/communicator.hpp"
+#include "comm/over_host.hpp"
 #include "device/cuda/cuda_device.hpp"
 
 static_assert(NCCL_VERSION_CODE >= NCCL_VERSION(2, 14, 0),
@@ -82,36 +82,29 @@ UniqueComm connect(Communicator& inner) {
   return comm;
 }
 
-class NcclCommunicator final : public Communicator {
+class NcclCommunicator final : public OverHostCommunicator {
  public:
-  NcclCommunicator(Communicator& inner, cuda::StreamDevice& device)
-      : inner_(inner), device_(device), comm_(connect(inner)), uncaught_(std::uncaught_exceptions()) {}
-  NcclCommunicator(std::unique_ptr<Communicator> owned, cuda::StreamDevice& device)
-      : owned_(std::move(owned)),
-        inner_(*owned_),
+  /// `over`: a Communicator&, or a unique_ptr of one to keep.
+  template <class Inner>
+  NcclCommunicator(Inner&& over, cuda::StreamDevice& device)
+      : OverHostCommunicator(std::forward<Inner>(over)),
         device_(device),
-        comm_(connect(inner_)),
+        comm_(connect(inner())),
         uncaught_(std::uncaught_exceptions()) {}
+  NcclCommunicator(const NcclCommunicator&) = delete;
+  NcclCommunicator& operator=(const NcclCommunicator&) = delete;
   ~NcclCommunicator() override;
 
-  [[nodiscard]] int rank() const noexcept override { return inner_.rank(); }
-  [[nodiscard]] int size() const noexcept override { return inner_.size(); }
-  void barrier() override { inner_.barrier(); }
   void broadcast(Tensor data, int root) override;
   void all_gather(ConstTensor from, Tensor to) override;
   void start_all_to_all(ConstTensor from, Tensor to) override;
   void finish_all_to_all() override;
-  void all_min(std::span<std::int64_t> values) override { inner_.all_min(values); }
-  void all_max(std::span<std::int64_t> values) override { inner_.all_max(values); }
-  void all_sum(std::span<std::int64_t> values) override { inner_.all_sum(values); }
   // A new id, not ncclCommSplit: the ranks meet over `inner` as they did the first time.
   std::unique_ptr<Communicator> split(int colour) override {
-    return std::make_unique<NcclCommunicator>(inner_.split(colour), device_);
+    return std::make_unique<NcclCommunicator>(inner().split(colour), device_);
   }
 
  private:
-  std::unique_ptr<Communicator> owned_;  // set when this is a part of a split
-  Communicator& inner_;
   cuda::StreamDevice& device_;
   UniqueComm comm_;
   int uncaught_;
@@ -127,7 +120,7 @@ NcclCommunicator::~NcclCommunicator() {
 }
 
 void NcclCommunicator::broadcast(Tensor data, int root) {
-  if (data.device == DeviceKind::cpu) return inner_.broadcast(data, root);
+  if (data.device == DeviceKind::cpu) return inner().broadcast(data, root);
   check_broadcast(data, root, size(), Reach::device_too);
   settle(ncclBroadcast(data.data, data.data, static_cast<std::size_t>(data.bytes()), ncclUint8, root, comm_.get(),
                        device_.stream()),
@@ -135,7 +128,7 @@ void NcclCommunicator::broadcast(Tensor data, int root) {
 }
 
 void NcclCommunicator::all_gather(ConstTensor from, Tensor to) {
-  if (from.device == DeviceKind::cpu && to.device == DeviceKind::cpu) return inner_.all_gather(from, to);
+  if (from.device == DeviceKind::cpu && to.device == DeviceKind::cpu) return inner().all_gather(from, to);
   static_cast<void>(
       check_all_gather(from, to, rank(), size(), Reach::device_too));  // NCCL sees by itself what is in place
   settle(ncclAllGather(from.data, to.data, static_cast<std::size_t>(from.bytes()), ncclUint8, comm_.get(),
@@ -168,7 +161,7 @@ void NcclCommunicator::start_all_to_all(ConstTensor from, Tensor to) {
   check_all_to_all(from, to, size(), Reach::device_too);
   in_flight_on_host_ = from.device == DeviceKind::cpu;
   if (in_flight_on_host_) {
-    inner_.start_all_to_all(from, to);
+    inner().start_all_to_all(from, to);
   } else {
     settle(exchange(from, to, size(), comm_.get(), device_.stream()), comm_.get());
   }
@@ -178,7 +171,7 @@ void NcclCommunicator::start_all_to_all(ConstTensor from, Tensor to) {
 // What is called later comes after the exchange in the queue.
 void NcclCommunicator::finish_all_to_all() {
   check_can_finish(in_flight_);
-  if (in_flight_on_host_) inner_.finish_all_to_all();
+  if (in_flight_on_host_) inner().finish_all_to_all();
   in_flight_ = false;
 }
 

@@ -1,6 +1,7 @@
 // Errors' names, and the properties of the simulated device: a card with the limits of sm_90.
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <mutex>
 
@@ -175,7 +176,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
 cudaError_t cudaDeviceGetPCIBusId(char* id, int length, int device) {
   if (const cudaError_t error = check_device(device); error != cudaSuccess) return error;
   if (length < 13) return remembered(cudaErrorInvalidValue);
-  std::strcpy(id, "0000:00:00.0");
+  std::snprintf(id, static_cast<std::size_t>(length), "0000:00:00.0");
   return cudaSuccess;
 }
 

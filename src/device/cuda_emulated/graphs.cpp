@@ -145,10 +145,8 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   if (const cudaError_t error = standing_error(); error != cudaSuccess) return remembered(error);
   CUstream_st* found = machine().find(stream);
   if (executable == nullptr || found == nullptr) return remembered(cudaErrorInvalidResourceHandle);
-  if (found->capture != nullptr) {  // a graph inside a graph: not emulated
-    found->capture->is_valid = false;
-    return remembered(cudaErrorStreamCaptureUnsupported);
-  }
+  // A graph inside a graph is not emulated.
+  if (const cudaError_t error = refuse_captured(*found); error != cudaSuccess) return remembered(error);
   return remembered(machine().enqueue(*found, {WorkKind::graph, [nodes = executable->nodes] {
                                                  return run_graph(nodes, machine().next_is_descending());
                                                }}));

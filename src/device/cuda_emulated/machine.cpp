@@ -137,6 +137,12 @@ cudaError_t Machine::refuse_in_capture(cudaError_t error) {
   return refused ? error : cudaSuccess;
 }
 
+cudaError_t refuse_captured(CUstream_st& stream) {
+  if (stream.capture == nullptr) return cudaSuccess;
+  stream.capture->is_valid = false;
+  return cudaErrorStreamCaptureUnsupported;
+}
+
 void Machine::fail(const std::string& text) {
   failure = text;
   sticky = cudaErrorLaunchFailure;

@@ -121,6 +121,8 @@ Machine& machine();
 cudaError_t remembered(cudaError_t error);
 /// The error with which every call fails now: no device, or a kernel failed.
 cudaError_t standing_error();
+/// For a call that no captured stream allows: ends its capture. cudaSuccess for other streams.
+cudaError_t refuse_captured(CUstream_st& stream);
 
 /// The name of a function, from the program's symbols.
 std::string name_of_function(const void* function);

@@ -23,10 +23,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const std::lock_guard lock(machine().mutex);
   CUstream_st* found = machine().find(stream);
   if (found == nullptr || stream == nullptr) return remembered(cudaErrorInvalidResourceHandle);
-  if (found->capture != nullptr) {
-    found->capture->is_valid = false;
-    return remembered(cudaErrorStreamCaptureUnsupported);
-  }
+  if (const cudaError_t error = refuse_captured(*found); error != cudaSuccess) return remembered(error);
   const cudaError_t error = machine().run_until({found, found->last_ticket});
   found->is_alive = false;
   return remembered(error);
@@ -37,10 +34,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (const cudaError_t error = standing_error(); error != cudaSuccess) return remembered(error);
   CUstream_st* found = machine().find(stream);
   if (found == nullptr) return remembered(cudaErrorInvalidResourceHandle);
-  if (found->capture != nullptr) {
-    found->capture->is_valid = false;
-    return remembered(cudaErrorStreamCaptureUnsupported);
-  }
+  if (const cudaError_t error = refuse_captured(*found); error != cudaSuccess) return remembered(error);
   if (const cudaError_t error = machine().run_until({found, found->last_ticket}); error != cudaSuccess) {
     return remembered(error);
   }
@@ -55,10 +49,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
   if (const cudaError_t error = standing_error(); error != cudaSuccess) return remembered(error);
   CUstream_st* found = machine().find(stream);
   if (found == nullptr) return remembered(cudaErrorInvalidResourceHandle);
-  if (found->capture != nullptr) {
-    found->capture->is_valid = false;
-    return remembered(cudaErrorStreamCaptureUnsupported);
-  }
+  if (const cudaError_t error = refuse_captured(*found); error != cudaSuccess) return remembered(error);
   if (found->queue.empty()) return cudaSuccess;
   // One piece of work a question, so that whoever polls comes to an end.
   const cudaError_t error = machine().run_until({found, found->queue.front().ticket});

@@ -97,7 +97,7 @@ inline constexpr int kElementThreads = 256;
 template <bool aligned, class Work>
 __global__ void __launch_bounds__(kElementThreads) on_elements(Work work, std::int64_t n) {
   const std::int64_t i = (std::int64_t{blockIdx.x} * kElementThreads + threadIdx.x) * 4;
-  if (aligned && i + 4 <= n) {
+  if (aligned && i + 4 <= n) {  // NOLINT(bugprone-branch-clone): alike only where this one is never taken
     work.template at<aligned>(i, n);
   } else if (i < n) {
     work.template at<false>(i, n);

@@ -77,7 +77,7 @@ Pointer moved(Pointer data, std::int64_t elements, Dtype dtype) {
 /// An address that is aligned to `alignment` bytes and not more, for the question what such a pointer would be good
 /// for.
 void* address_aligned_to(std::int64_t alignment) {
-  return reinterpret_cast<void*>(static_cast<std::uintptr_t>(4096 + alignment));
+  return reinterpret_cast<void*>(static_cast<std::uintptr_t>(4096 + alignment));  // NOLINT(performance-no-int-to-ptr)
 }
 
 void expect_aligned(const void* data, std::int64_t batch_stride, std::int64_t alignment, Dtype dtype) {

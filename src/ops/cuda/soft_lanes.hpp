@@ -11,7 +11,7 @@
 
 namespace vitrail::cuda {
 
-/// SoftSizes of a call; rows = leaves * groups * S.
+/// The sizes of a call; a row is a token.
 struct SoftSizes {
   std::int64_t leaves, groups;  // groups of a leaf
   int tokens, width, slots;     // S, D, R

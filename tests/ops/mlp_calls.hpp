@@ -1,7 +1,9 @@
 #pragma once
-// Calls of the MLP on the cuda back end, for the tests of its bits.
+// Calls of the MLP, and what its bits may depend on, for the tests of the fast back ends.
 
 #include <vector>
+
+#include <gtest/gtest.h>
 
 #include "ops/ops.hpp"
 #include "tests/ops/leaf_parts.hpp"
@@ -76,6 +78,36 @@ inline bool same_bits(const MlpOutputs& a, const MlpOutputs& b) {
   bool same = same_bits(a.y, b.y) && same_bits(a.u, b.u) && same_bits(a.dx, b.dx);
   for (std::size_t i = 0; i < a.gradients.size(); ++i) same = same && same_bits(a.gradients[i], b.gradients[i]);
   return same;
+}
+
+/// With four leaves: a leaf's bits are those that it has alone, and gradients are the tree over the leaves.
+inline void expect_leaves_apart(Ops& ops, const MlpInputs& in) {
+  const MlpOutputs together = run_mlp(ops, in);
+  std::vector<MlpOutputs> alone;
+  for (std::int64_t leaf = 0; leaf < 4; ++leaf) {
+    alone.push_back(run_mlp(ops, in.of_leaf(leaf)));
+    EXPECT_TRUE(same_bits(part(together.y, 0, leaf), alone.back().y)) << "y of leaf " << leaf;
+    EXPECT_TRUE(same_bits(part(together.dx, 0, leaf), alone.back().dx)) << "dx of leaf " << leaf;
+  }
+  for (std::size_t i = 0; i < together.gradients.size(); ++i) {
+    const OwnedTensor tree =
+        sum(sum(alone[0].gradients[i], alone[1].gradients[i]), sum(alone[2].gradients[i], alone[3].gradients[i]));
+    EXPECT_TRUE(same_bits(together.gradients[i], tree)) << "gradient " << i;
+  }
+}
+
+/// With four experts: the bits of one, and of two, are those that they have alone.
+inline void expect_experts_apart(Ops& ops, const MlpInputs& in) {
+  const MlpOutputs together = run_mlp(ops, in);
+  for (const std::int64_t count : {1, 2}) {
+    for (std::int64_t first = 0; first < 4; first += count) {
+      const MlpOutputs some = run_mlp(ops, in.of_experts(first, count));
+      EXPECT_TRUE(same_bits(part(together.y, 1, first, count), some.y)) << "y of expert " << first;
+      EXPECT_TRUE(same_bits(part(together.dx, 1, first, count), some.dx)) << "dx of expert " << first;
+      for (std::size_t i = 0; i < some.gradients.size(); ++i)
+        EXPECT_TRUE(same_bits(part(together.gradients[i], 0, first, count), some.gradients[i])) << "gradient " << i;
+    }
+  }
 }
 
 }  // namespace vitrail::testing
