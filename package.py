@@ -46,6 +46,8 @@ class Vitrail(CMakePackage, CudaPackage):
     depends_on("eigen@3.4:3")
     depends_on("onednn@2.6: cpu_runtime=omp")
     depends_on("highway@1.0.3:")
+    depends_on("libzip@1.7:")
+    depends_on("msgpack-c@3.1:")
     depends_on("nlohmann-json@3.11:")
     depends_on("openssl@3:")
     depends_on("zlib-api")

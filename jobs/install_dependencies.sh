@@ -12,7 +12,8 @@ set -euo pipefail
 
 # ocl-icd-opencl-dev: Debian's oneDNN does not let CMake find it without.
 build=(g++ cmake ninja-build pkg-config libopenmpi-dev openmpi-bin libhdf5-dev libboost-program-options-dev
-  libdnnl-dev ocl-icd-opencl-dev libhwy-dev libeigen3-dev nlohmann-json3-dev libssl-dev zlib1g-dev)
+  libdnnl-dev ocl-icd-opencl-dev libhwy-dev libeigen3-dev nlohmann-json3-dev libssl-dev zlib1g-dev
+  libzip-dev libmsgpack-cxx-dev)
 quickstart=("${build[@]}" dataset-fashion-mnist)
 test=("${quickstart[@]}" git python3 libgtest-dev libboost-context-dev clang-format clang-tidy libomp-dev)
 

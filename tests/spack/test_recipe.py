@@ -33,6 +33,8 @@ SPACK_NAME = {
     "PkgConfig": "pkgconfig",
     "libhwy": "highway",
     "libhwy-contrib": "highway",
+    "libzip": "libzip",
+    "msgpack.hpp": "msgpack-c",
     "GTest": "googletest",
     "Python3": "python",
     "OpenMP": None,
@@ -54,6 +56,7 @@ def options_of_cmake():
 def packages_of_cmake():
     found = set(re.findall(r"find_package\((\w+)", cmake_text()))
     found |= set(re.findall(r"find_library\(NCCL_LIBRARY (\w+)", cmake_text()))
+    found |= set(re.findall(r"find_path\(MSGPACK_INCLUDE_DIR (\S+)", cmake_text()))
     for modules in re.findall(r"pkg_check_modules\(\w+ ([^)]*)\)", cmake_text()):
         found |= set(modules.split()) - {"REQUIRED", "IMPORTED_TARGET", "QUIET"}
     return found
