@@ -1,11 +1,10 @@
-#include "apps/job_record.hpp"
-
 #include <cstdlib>
 #include <fstream>
 
 #include <gtest/gtest.h>
 
 #include "apps/build_facts.hpp"
+#include "apps/job_record.hpp"
 #include "base/file.hpp"
 #include "tests/train/checkpoint_samples.hpp"
 
@@ -13,11 +12,7 @@ namespace vitrail {
 namespace {
 
 Json end_of(int steps) {
-  return Json::object()
-      .set("steps", steps)
-      .set("train_wall_s", 2.5)
-      .set("data_wait_s", 0.25)
-      .set("checkpoint_s", 0.5);
+  return Json::object().set("steps", steps).set("train_wall_s", 2.5).set("data_wait_s", 0.25).set("checkpoint_s", 0.5);
 }
 
 class JobRecords : public ::testing::Test {

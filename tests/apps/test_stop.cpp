@@ -1,13 +1,11 @@
-#include "apps/stop.hpp"
-
 #include <csignal>
 #include <fstream>
 
+#include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <gtest/gtest.h>
-
+#include "apps/stop.hpp"
 #include "tests/train/checkpoint_samples.hpp"
 
 namespace vitrail {

@@ -1,11 +1,10 @@
-#include "apps/time_limit.hpp"
-
 #include <cstdlib>
 #include <ctime>
 #include <fstream>
 
 #include <gtest/gtest.h>
 
+#include "apps/time_limit.hpp"
 #include "base/error.hpp"
 #include "base/timer.hpp"
 #include "tests/train/checkpoint_samples.hpp"
@@ -112,7 +111,8 @@ TEST_F(EndOfAJob, IsThatOfTheVariableBeforeSqueueIsAsked) {
 }
 
 TEST_F(EndOfAJob, IsAskedOfSqueue) {
-  make_squeue(R"([ "$*" = "-h -j 4711 -O EndTime" ] && [ "$SLURM_TIME_FORMAT" = standard ] && echo 2026-11-29T21:34:13)");
+  make_squeue(
+      R"([ "$*" = "-h -j 4711 -O EndTime" ] && [ "$SLURM_TIME_FORMAT" = standard ] && echo 2026-11-29T21:34:13)");
   const auto end = find();
   ASSERT_TRUE(end);
   EXPECT_EQ(end->unix_s, *moment_of("2026-11-29T21:34:13"));
