@@ -91,7 +91,9 @@ void add_model_options(Options& options, RunConfig& config, RunOptionTexts& text
   real("attention-dropout", m.attention_dropout, "of attention probabilities");
   real("expert-dropout", m.expert_dropout, "in experts");
   real("stochastic-depth", m.stochastic_depth, "rate of left-out branches at the last block");
-  options.add("moe", config.moe, "WHICH", "sparse blocks: none, every-N, or last-N (of the odd ones)")
+  options
+      .add("moe", config.moe, "WHICH",
+           "sparse blocks: none, every-N, last-N (of the odd ones), or by number from 0: 6-11")
       .effect(Effect::numerics);
   number("experts", m.experts, "E: experts per sparse block");
   options.add("experts-alike", m.experts_alike, "", "start all experts of a block with the same values")
