@@ -1,6 +1,7 @@
 #include "base/json.hpp"
 
 #include <algorithm>
+#include <string_view>
 #include <utility>
 
 #include <nlohmann/json.hpp>
@@ -11,35 +12,7 @@ namespace {
 
 using Parsed = nlohmann::ordered_json;
 
-Json from_parsed(const Parsed& parsed) {
-  switch (parsed.type()) {
-    case Parsed::value_t::boolean:
-      return parsed.get<bool>();
-    case Parsed::value_t::number_integer:
-      return parsed.get<std::int64_t>();
-    case Parsed::value_t::number_unsigned: {
-      const auto value = parsed.get<std::uint64_t>();
-      return std::in_range<std::int64_t>(value) ? Json(static_cast<std::int64_t>(value))
-                                                : Json(static_cast<double>(value));
-    }
-    case Parsed::value_t::number_float:
-      return parsed.get<double>();
-    case Parsed::value_t::string:
-      return parsed.get<std::string>();
-    case Parsed::value_t::array: {
-      Json array = Json::array();
-      for (const Parsed& item : parsed) array.push_back(from_parsed(item));
-      return array;
-    }
-    case Parsed::value_t::object: {
-      Json object = Json::object();
-      for (const auto& member : parsed.items()) object.set(member.key(), from_parsed(member.value()));
-      return object;
-    }
-    default:
-      return {};
-  }
-}
+constexpr std::size_t kDeepest = 100;
 
 Parsed to_parsed(const Json& json) {
   if (json.is_boolean()) return json.as_bool();
@@ -61,6 +34,82 @@ Parsed to_parsed(const Json& json) {
 
 }  // namespace
 
+/// Builds the value while the text is read: members in order, each name once. Its time is that of the text's length,
+/// and it refuses what is nested so deeply that recursion over it would be a danger.
+class JsonBuilder final : public nlohmann::json_sax<nlohmann::json> {
+ public:
+  [[nodiscard]] Json take() { return std::move(root_); }
+  /// Why a call returned false.
+  [[nodiscard]] const std::string& refusal() const noexcept { return refusal_; }
+
+  bool null() override { return place({}); }
+  bool boolean(bool value) override { return place(value); }
+  bool number_integer(std::int64_t value) override { return place(value); }
+  bool number_unsigned(std::uint64_t value) override {
+    return place(std::in_range<std::int64_t>(value) ? Json(static_cast<std::int64_t>(value))
+                                                    : Json(static_cast<double>(value)));
+  }
+  bool number_float(double value, const std::string& /*written*/) override { return place(value); }
+  bool string(std::string& value) override { return place(std::move(value)); }
+  bool binary(nlohmann::json::binary_t& /*value*/) override { return false; }
+  bool start_object(std::size_t /*size*/) override { return open(Json::object()); }
+  bool start_array(std::size_t /*size*/) override { return open(Json::array()); }
+  bool key(std::string& name) override {
+    open_.back().key = std::move(name);
+    return true;
+  }
+  bool end_object() override { return names_differ(open_.back().value) && close(); }
+  bool end_array() override { return close(); }
+  bool parse_error(std::size_t /*position*/, const std::string& /*token*/,
+                   const nlohmann::detail::exception& failure) override {
+    const std::string said = failure.what();  // "[json.exception.parse_error.101] parse error at line 1, column 2: ..."
+    const std::size_t bracket = said.find("] ");
+    return refuse(bracket == std::string::npos ? said : said.substr(bracket + 2));
+  }
+
+ private:
+  struct Open {
+    Json value;
+    std::string key;  ///< of the member that comes next
+  };
+
+  bool refuse(std::string why) {
+    refusal_ = std::move(why);
+    return false;
+  }
+  bool place(Json value) {
+    if (open_.empty()) {
+      root_ = std::move(value);
+    } else if (Open& outer = open_.back(); outer.value.is_array()) {
+      std::get<std::vector<Json>>(outer.value.value_).push_back(std::move(value));
+    } else {
+      std::get<std::vector<JsonMember>>(outer.value.value_).push_back({std::move(outer.key), std::move(value)});
+    }
+    return true;
+  }
+  bool open(Json empty) {
+    if (open_.size() == kDeepest) return refuse(text("it is nested more than ", kDeepest, " levels deep"));
+    open_.push_back({std::move(empty), ""});
+    return true;
+  }
+  bool close() {
+    Json value = std::move(open_.back().value);
+    open_.pop_back();
+    return place(std::move(value));
+  }
+  bool names_differ(const Json& object) {
+    std::vector<std::string_view> names;
+    for (const JsonMember& member : object.members()) names.push_back(member.key);
+    std::sort(names.begin(), names.end());
+    const auto twice = std::adjacent_find(names.begin(), names.end());
+    return twice == names.end() || refuse(text("an object has '", *twice, "' twice"));
+  }
+
+  Json root_;
+  std::vector<Open> open_;
+  std::string refusal_;
+};
+
 Json Json::object() {
   Json made;
   made.value_ = std::vector<JsonMember>();
@@ -68,16 +117,12 @@ Json Json::object() {
 }
 
 Json Json::parse(std::string_view text, const std::string& source, ExitCode code) {
-  try {
-    Json made = from_parsed(Parsed::parse(text));
-    made.remember_origin("'" + source + "'", "", code);
-    return made;
-  } catch (const nlohmann::json::exception& failure) {
-    const std::string said = failure.what();  // "[json.exception.parse_error.101] parse error at line 1, column 2: ..."
-    const std::size_t bracket = said.find("] ");
-    fail(code,
-         {"'" + source + "' is not valid JSON", bracket == std::string::npos ? said : said.substr(bracket + 2), ""});
-  }
+  JsonBuilder builder;
+  VITRAIL_EXPECT(nlohmann::json::sax_parse(text, &builder), code, "'" + source + "' is not valid JSON",
+                 builder.refusal(), "");
+  Json made = builder.take();
+  made.remember_origin("'" + source + "'", "", code);
+  return made;
 }
 
 void Json::remember_origin(const std::string& where, const std::string& pointer, ExitCode code) {

@@ -30,7 +30,8 @@ class Json {
   static Json array();
   static Json object();
 
-  /// Parses one document. `source` names it in messages: a path, or "attribute 'config'".
+  /// Parses one document. `source` names it in messages: a path, or "attribute 'config'". An object with two members of
+  /// one name, and more than 100 levels, are an Error too.
   static Json parse(std::string_view text, const std::string& source, ExitCode code);
   /// On one line, or with `indent` spaces per level. Reals are written so that they read back as the same bits.
   [[nodiscard]] std::string dump(int indent = -1) const;
@@ -66,6 +67,7 @@ class Json {
   friend bool operator==(const Json& a, const Json& b);
 
  private:
+  friend class JsonBuilder;
   [[noreturn]] void wrong_kind(std::string_view wanted) const;
   void remember_origin(const std::string& where, const std::string& pointer, ExitCode code);
 

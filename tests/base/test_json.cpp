@@ -74,5 +74,27 @@ TEST(Json, RefusesDamagedDocuments) {
   }
 }
 
+TEST(Json, RefusesANameThatStandsTwice) {
+  EXPECT_EQ(
+      error_of(ExitCode::data,
+               [] { return Json::parse(R"({"a": 1, "b": {"c": 1, "d": 2, "c": 3}})", "x.json", ExitCode::data); }),
+      "'x.json' is not valid JSON (an object has 'c' twice)");
+}
+
+TEST(Json, RefusesWhatIsNestedTooDeeply) {
+  const auto nested = [](std::size_t levels) { return std::string(levels, '[') + std::string(levels, ']'); };
+  EXPECT_TRUE(Json::parse(nested(100), "x.json", ExitCode::data).is_array());
+  EXPECT_EQ(error_of(ExitCode::data, [&] { return Json::parse(nested(101), "x.json", ExitCode::data); }),
+            "'x.json' is not valid JSON (it is nested more than 100 levels deep)");
+  error_of(ExitCode::data, [&] { return Json::parse(std::string(1000000, '['), "x.json", ExitCode::data); });
+}
+
+TEST(Json, ReadsObjectsOfManyMembersInTimeOfTheirLength) {
+  std::string many = "{";
+  for (int i = 0; i < 200000; ++i) many += text(i == 0 ? "" : ",", "\"name", i, "\":", i);
+  const Json json = Json::parse(many + "}", "x.json", ExitCode::data);  // each compared with all: minutes
+  EXPECT_EQ(json.members().at(199999).value.as_integer(), 199999);
+}
+
 }  // namespace
 }  // namespace vitrail
