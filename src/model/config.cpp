@@ -4,7 +4,8 @@
 #include <cmath>
 #include <cstdlib>
 #include <numeric>
-#include <sstream>
+
+#include "model/moe_blocks.hpp"
 
 namespace vitrail {
 
@@ -178,37 +179,17 @@ void ModelConfig::check() const {
   if (!moe_blocks.empty()) check_router(*this);
 }
 
-namespace {
-
-/// The number that a text is, up to 99999; none: -1.
-std::int64_t small_number(const std::string& digits) {
-  const bool number = !digits.empty() && digits.size() < 6 && digits.find_first_not_of("0123456789") == digits.npos;
-  return number ? std::stoll(digits) : -1;
-}
-
-/// "1,3,10-11"; empty when it is no such list.
-std::vector<std::int64_t> numbered_blocks(const std::string& list) {
-  std::vector<std::int64_t> chosen;
-  std::istringstream items(list);
-  for (std::string item; std::getline(items, item, ',');) {
-    const std::size_t dash = item.find('-');
-    const std::int64_t first = small_number(item.substr(0, dash));
-    const std::int64_t last = dash == std::string::npos ? first : small_number(item.substr(dash + 1));
-    if (first < 0 || last < first || (!chosen.empty() && first <= chosen.back())) return {};
-    for (std::int64_t block = first; block <= last; ++block) chosen.push_back(block);
-  }
-  return chosen;
-}
-
-}  // namespace
-
 std::vector<std::int64_t> moe_blocks_by_name(const std::string& name, std::int64_t blocks) {
   if (name == "none") return {};
-  std::vector<std::int64_t> chosen = numbered_blocks(name);
+  std::vector<std::int64_t> chosen = moe_blocks_by_number(name);
   if (!chosen.empty()) return chosen;
   const std::size_t dash = name.find('-');
   const std::string kind = name.substr(0, dash);
-  const std::int64_t n = dash == std::string::npos ? -1 : small_number(name.substr(dash + 1));
+  std::int64_t n = 0;
+  if (dash != std::string::npos && name.find_first_not_of("0123456789", dash + 1) == std::string::npos &&
+      name.size() > dash + 1 && name.size() < dash + 6) {
+    n = std::stoll(name.substr(dash + 1));
+  }
   VITRAIL_EXPECT((kind == "every" || kind == "last") && n > 0, ExitCode::usage, text("MoE blocks '", name, "'"),
                  "the names are none, every-N and last-N, or ascending numbers from 0: 6-11 or 1,3",
                  "Every-2 makes all blocks of odd index sparse");
@@ -219,23 +200,6 @@ std::vector<std::int64_t> moe_blocks_by_name(const std::string& name, std::int64
     if (std::ssize(chosen) > n) chosen.erase(chosen.begin(), chosen.end() - static_cast<std::ptrdiff_t>(n));
   }
   return chosen;
-}
-
-std::string name_of_moe_blocks(const std::vector<std::int64_t>& chosen, std::int64_t blocks) {
-  if (chosen.empty()) return "none";
-  for (const std::string kind : {"every-", "last-"}) {
-    const std::int64_t n = kind == "every-" ? chosen.front() + 1 : std::ssize(chosen);
-    if (moe_blocks_by_name(kind + std::to_string(n), blocks) == chosen) return kind + std::to_string(n);
-  }
-  std::string list;
-  for (std::size_t i = 0; i < chosen.size();) {
-    std::size_t last = i;
-    while (last + 1 < chosen.size() && chosen[last + 1] == chosen[last] + 1) ++last;
-    list += (list.empty() ? "" : ",") + std::to_string(chosen[i]);
-    if (last > i) list += "-" + std::to_string(chosen[last]);
-    i = last + 1;
-  }
-  return list;
 }
 
 namespace {

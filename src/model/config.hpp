@@ -111,11 +111,9 @@ struct ModelConfig {
   void check() const;
 };
 
-/// MoE block indices by the paper's names: "none", "every-2", "last-2" ... [V-MoE], last-n being the last n blocks of
-/// odd index; or by number: "6-11", "1,3,10-11". Error (usage) for another name, and for numbers that do not ascend.
+/// MoE block indices by the paper's names: "none", "every-2", "last-2" ... [V-MoE]. Last-n are the last n blocks of
+/// odd index. Error (usage) for another name.
 std::vector<std::int64_t> moe_blocks_by_name(const std::string& name, std::int64_t blocks);
-/// A name of these blocks: of every-n and last-n the first that fits, else numbers.
-std::string name_of_moe_blocks(const std::vector<std::int64_t>& chosen, std::int64_t blocks);
 
 /// Floating-point operations of one image's forward pass, two per multiply-add; norms, softmax, GELU and means are left
 /// out. Experts work on so many slots per token: top_k K * factor, experts_choice factor, soft and a capacity in slots

@@ -45,6 +45,11 @@ class InitialWeights {
   /// The same for tensor `index` of the table alone.
   void load_one(std::size_t index, Device& device, std::int64_t first_expert, Tensor to) const;
 
+  /// Does load_one() look at, or leave, what tensor `index` of the table holds already?
+  [[nodiscard]] bool keeps_initial_values(std::size_t index) const {
+    return origins_[index].way == Way::kept || origins_[index].way == Way::resized;
+  }
+
   /// What became of the tensors, for people: one line per way that was taken.
   [[nodiscard]] std::vector<std::string> report() const;
   /// Are there tiled experts?

@@ -141,16 +141,6 @@ TEST(MoeBlocks, MayBeGivenByNumber) {
   EXPECT_EQ(moe_blocks_by_name("0", 12), Blocks{0});
 }
 
-TEST(MoeBlocks, AreNamedAsTheyCanBeGiven) {
-  EXPECT_EQ(name_of_moe_blocks({}, 8), "none");
-  EXPECT_EQ(name_of_moe_blocks({1, 3, 5, 7}, 8), "every-2");
-  EXPECT_EQ(name_of_moe_blocks({2, 5}, 8), "every-3");
-  EXPECT_EQ(name_of_moe_blocks({5, 7}, 8), "last-2");
-  EXPECT_EQ(name_of_moe_blocks({0}, 8), "0");
-  EXPECT_EQ(name_of_moe_blocks({6, 7, 8, 9, 10, 11}, 12), "6-11");
-  EXPECT_EQ(name_of_moe_blocks({1, 3, 10, 11}, 12), "1,3,10-11");
-}
-
 TEST(MoeBlocks, OfOtherNamesAreRefused) {
   for (const char* name : {"", "every", "every-", "every-0", "last-x", "some-2", "last-2x", "1,", ",1", "3,1", "1,1",
                            "5-3", "-2", "1-", "123456"}) {
