@@ -172,7 +172,8 @@ struct ZipWriter::Contents {
 
   void add(const Entry& entry) {
     VITRAIL_EXPECT(entry.bytes >= 0 && entry.name.size() <= kLongestName && entry.name.find('\0') == std::string::npos,
-                   ExitCode::checkpoint, text("entry '", entry.name, "' of '", path.string(), "' cannot be written"),
+                   ExitCode::checkpoint,
+                   text("entry '", entry.name.c_str(), "' of '", path.string(), "' cannot be written"),
                    "its name or size does not fit into a zip archive", "");
     const auto bytes = static_cast<zip_uint64_t>(entry.bytes);
     feeds.push_back({&handover, bytes, bytes, {}});
