@@ -103,6 +103,19 @@ TEST(FlaxWriter, KeepsTheOldCheckpointUntilTheNewOneIsWhole) {
   expect_equal(*open_flax(folder / "ckpt"), other);
 }
 
+TEST(FlaxWriter, NeverLeavesAnIndexBesideDataThatAreNotItsOwn) {
+  const std::vector<FlaxTensor> tensors = samples();
+  const FlaxFolder folder;
+  testing::write_tensors(*create_flax(folder / "ckpt", testing::infos_of(tensors), 2), tensors, 100);
+  // The second data file cannot be replaced.
+  std::filesystem::remove(folder / "ckpt.data-00001-of-00002");
+  std::filesystem::create_directories(folder / "ckpt.data-00001-of-00002/folder");
+  const Error error = error_of(
+      [&] { testing::write_tensors(*create_flax(folder / "ckpt", testing::infos_of(tensors), 2), tensors, 100); });
+  EXPECT_EQ(error.code(), ExitCode::checkpoint);
+  EXPECT_EQ(folder.names(), (std::vector<std::string>{"ckpt.data-00000-of-00002", "ckpt.data-00001-of-00002"}));
+}
+
 TEST(FlaxWriter, RefusesToFinishWithoutAllElements) {
   const std::vector<FlaxTensor> tensors = samples();
   const FlaxFolder folder;
