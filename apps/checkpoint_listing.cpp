@@ -38,22 +38,24 @@ std::string written_at(const fs::path& path) {
   return {written.data(), std::strftime(written.data(), written.size(), "%Y-%m-%d %H:%M:%S", &utc)};
 }
 
-std::int64_t bytes_in(const fs::path& folder) {
-  std::int64_t bytes = 0;
+/// Bytes of all files, and how many there are beside the manifest.
+void measure(const fs::path& folder, ListedCheckpoint& found) {
   std::error_code failure;
   for (fs::directory_iterator at(folder, failure), end; !failure && at != end; at.increment(failure)) {
     std::error_code unreadable;
     const std::uintmax_t size = at->file_size(unreadable);
-    if (!unreadable) bytes += static_cast<std::int64_t>(size);
+    if (unreadable) continue;
+    found.bytes += static_cast<std::int64_t>(size);
+    if (at->path().filename() != kManifestName) ++found.files;
   }
-  return bytes;
 }
 
 ListedCheckpoint look_at(const fs::path& folder) {
   ListedCheckpoint found;
   found.path = folder;
-  found.step = std::max<std::int64_t>(step_of(folder.filename().string()), 0);
-  found.bytes = bytes_in(folder);
+  measure(folder, found);
+  const std::int64_t named = step_of(folder.filename().string());
+  found.step = std::max<std::int64_t>(named, 0);
   std::error_code failure;
   const bool complete = fs::exists(folder / kManifestName, failure) && folder.extension() != ".tmp";
   found.written = written_at(complete ? folder / kManifestName : folder);
@@ -61,10 +63,9 @@ ListedCheckpoint look_at(const fs::path& folder) {
   try {
     const CheckpointReader reader(folder);
     found.state = ListedCheckpoint::State::complete;
-    found.step = reader.info().step;
+    if (named < 0) found.step = reader.info().step;
     found.layout = reader.info().layout;
     found.tensors = std::ssize(reader.tensors());
-    found.files = std::ssize(read_manifest(folder).files);
   } catch (const Error& error) {
     found.state = ListedCheckpoint::State::damaged;
     found.problem = error.what();

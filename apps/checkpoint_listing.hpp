@@ -21,7 +21,7 @@ struct ListedCheckpoint {
   std::string problem;     ///< of a damaged one
   std::string written;     ///< UTC: "2026-11-23 14:05:59"; empty: nobody knows
   std::int64_t bytes = 0;  ///< of everything in its folder
-  std::int64_t files = 0;  ///< that hold tensors
+  std::int64_t files = 0;  ///< beside its manifest
   std::int64_t tensors = 0;
   Json layout;  ///< of the run that wrote it; null: not known
 };

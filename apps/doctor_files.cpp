@@ -164,7 +164,7 @@ SpeedSeen write_and_read(const fs::path& path, std::int64_t bytes, int rank) {
   SpeedSeen seen;
   std::vector<std::uint32_t> words(kStretch / 4);
   const auto fill = [&](std::int64_t stretch) {
-    auto state = static_cast<std::uint32_t>(stretch * 2654435761 + rank * 40503 + 1);
+    auto state = static_cast<std::uint32_t>(stretch * 2654435761 + std::int64_t{rank} * 40503 + 1);
     for (std::uint32_t& word : words) word = state = state * 1664525 + 1013904223;
   };
   {
