@@ -126,7 +126,7 @@ std::optional<std::filesystem::path> find_checkpoint(const RunConfig& config, Co
 /// Parameters from another run, before the first step.
 void start_from(TrainState& state, const Log& log) {
   const RunConfig& config = state.config;
-  const CheckpointReader reader(config.init_from, state.ranks.world.rank() == 0);  // one reads every byte for all
+  const CheckpointReader reader(config.init_from);
   const InitialWeights weights(state.table, reader, {config.new_head, config.init_average});
   weights.load(state.device, state.layout.first_expert(config.model), state.parameters);
   state.start_averages();
@@ -163,7 +163,7 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
   TrainState state(config, machine.device(), machine.ops(), world, dataset.labels_per_image());
   Trainer trainer(state, last_step);
   if (checkpoint) {
-    const CheckpointReader reader(*checkpoint, world.rank() == 0);  // one reads every byte for all
+    const CheckpointReader reader(*checkpoint);
     expect_same_numerics(options, reader.info().config, reader.path().string());
     expect_same_data(fingerprint, dataset.name(), reader);
     restore(state, reader);
@@ -179,7 +179,7 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
     const Stopwatch clock;
     save_checkpoint(world, config.run_dir,
                     {state.step, settings_with_data(options, fingerprint), layout_json(state.layout)},
-                    checkpoint_pieces(state), static_cast<int>(config.keep_last));
+                    checkpoint_pieces(state), {.keep_last = static_cast<int>(config.keep_last)});
     return clock.seconds();
   };
   const std::int64_t first_step = state.step;
