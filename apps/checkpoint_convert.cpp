@@ -42,7 +42,7 @@ void expect_same_shapes(const ModelConfig& model, const ModelFile& file) {
 
 }  // namespace
 
-int checkpoint_convert(int argc, const char* const* argv) {
+int checkpoint_convert(int argc, char** argv) {
   ConversionOptions conversion;
   RunConfig run;
   RunOptionTexts texts;

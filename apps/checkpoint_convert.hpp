@@ -4,6 +4,6 @@
 namespace vitrail {
 
 /// Writes a model of one format in another. The words are those behind "convert", with "convert" in front.
-int checkpoint_convert(int argc, const char* const* argv);
+int checkpoint_convert(int argc, char** argv);
 
 }  // namespace vitrail

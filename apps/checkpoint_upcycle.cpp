@@ -25,7 +25,7 @@ constexpr const char* kManual =
 
 }  // namespace
 
-int checkpoint_upcycle(int argc, const char* const* argv) {
+int checkpoint_upcycle(int argc, char** argv) {
   ConversionOptions conversion;
   RunConfig run;
   RunOptionTexts texts;

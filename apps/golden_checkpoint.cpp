@@ -5,6 +5,7 @@
 
 #include "apps/golden_config.hpp"
 #include "apps/golden_kinds.hpp"
+#include "apps/golden_upcycle.hpp"
 #include "convert/flax_msgpack.hpp"
 #include "device/host_values.hpp"
 
@@ -99,6 +100,9 @@ void run_golden_checkpoint(const GoldenFile& file, GoldenReport& report) {
   const std::filesystem::path path = file.h5().path();
   const std::filesystem::path folder = path.parent_path() / path.stem();
   if (file.config().find("prefix") != nullptr) return run_flax(file, folder, report);
+  if (file.config().find("rules") != nullptr) {
+    return run_golden_upcycle(file, folder / file.config().at("file").as_string(), report);
+  }
   throw Unsupported("a checkpoint without a prefix");
 }
 

@@ -7,11 +7,13 @@
 #include <vector>
 
 #include "apps/checkpoint_average.hpp"
+#include "apps/checkpoint_convert.hpp"
 #include "apps/checkpoint_diff.hpp"
 #include "apps/checkpoint_ls.hpp"
 #include "apps/checkpoint_prune.hpp"
 #include "apps/checkpoint_reshard.hpp"
 #include "apps/checkpoint_show.hpp"
+#include "apps/checkpoint_upcycle.hpp"
 #include "apps/checkpoint_verify.hpp"
 #include "apps/options.hpp"
 #include "apps/version.hpp"
@@ -33,6 +35,8 @@ constexpr std::array kCommands{
     Command{"verify", checkpoint_verify, "PATH...", "reads every byte, and names what is damaged"},
     Command{"show", checkpoint_show, "PATH [TENSOR]", "step, configuration, layout, tensors and their numbers"},
     Command{"diff", checkpoint_diff, "A B", "how two checkpoints differ, tensor by tensor"},
+    Command{"convert", checkpoint_convert, "FROM TO", "to and from .npz, safetensors and the official V-MoE format"},
+    Command{"upcycle", checkpoint_upcycle, "FROM TO", "a sparse model of a dense one"},
     Command{"reshard", checkpoint_reshard, "FROM TO", "the same checkpoint in another number of files"},
     Command{"average", checkpoint_average, "FROM... TO", "the mean of several checkpoints' parameters"},
     Command{"prune", checkpoint_prune, "RUN", "removes old checkpoints"},

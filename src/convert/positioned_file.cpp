@@ -23,8 +23,6 @@ namespace {
 
 }  // namespace
 
-void DescriptorTraits::close(Handle handle) noexcept { ::close(handle); }
-
 PositionedFile::PositionedFile(std::filesystem::path path, int descriptor)
     : path_(std::move(path)), descriptor_(descriptor) {}
 

@@ -6,15 +6,9 @@
 #include <filesystem>
 #include <string_view>
 
-#include "base/unique_handle.hpp"
+#include "base/file.hpp"
 
 namespace vitrail {
-
-struct DescriptorTraits {
-  using Handle = int;
-  static constexpr Handle null = -1;
-  static void close(Handle handle) noexcept;
-};
 
 /// Every failure is an Error (checkpoint) that names the file.
 class PositionedFile {
