@@ -14,3 +14,8 @@ target_link_libraries(flax_memory PRIVATE vitrail_convert)
 target_compile_definitions(flax_memory PRIVATE VITRAIL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
 add_test(NAME convert.flax_memory COMMAND flax_memory)
 set_tests_properties(convert.flax_memory PROPERTIES TIMEOUT 300 LABELS long)
+# A model of 0.5 GB whose largest tensor has 33 MB: neither may be in memory as a whole.
+add_test(NAME convert.models_are_streamed
+         COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/check_memory.py $<TARGET_FILE:vitrail-checkpoint>
+                 --gigabytes 0.5 --limit-mib 150)
+set_tests_properties(convert.models_are_streamed PROPERTIES TIMEOUT 300 LABELS long)
