@@ -49,10 +49,7 @@ int checkpoint_convert(int argc, char** argv) {
   Options options("vitrail-checkpoint convert", kManual);
   add_conversion_options(options, conversion);
   add_model_options(options, run, texts);
-  options.section("Loss");
-  options.add("loss", run.loss, "NAME", "that the model was trained with: softmax or sigmoid cross-entropy")
-      .choices({"softmax", "sigmoid"})
-      .effect(Effect::numerics);
+  add_loss_option(options, run);
   if (!options.parse(argc, argv)) return 0;
   options.apply();
   check(conversion);

@@ -38,8 +38,7 @@ int checkpoint_upcycle(int argc, char** argv) {
   options.add("new-head", new_head, "", "a fresh head; always so when the number of classes differs")
       .only_on_command_line();
   add_model_options(options, run, texts);
-  options.section("Loss");
-  options.add("loss", run.loss, "NAME", "that the model will be trained with").choices({"softmax", "sigmoid"});
+  add_loss_option(options, run);
   if (!options.parse(argc, argv)) return 0;
   options.apply();
   check(conversion);

@@ -1,5 +1,6 @@
 #include "apps/conversion.hpp"
 
+#include <algorithm>
 #include <iostream>
 #include <sstream>
 
@@ -9,19 +10,32 @@ namespace vitrail {
 
 namespace {
 
-/// Bytes of a folder's files, or of all files that belong to one of several: PREFIX.index and PREFIX.data-...,
-/// NAME-00001-of-00002.safetensors and NAME.safetensors.index.json.
-std::int64_t bytes_at(const std::filesystem::path& path) {
-  const bool folder = std::filesystem::is_directory(path);
-  const std::filesystem::path parent = folder ? path : std::filesystem::absolute(path).parent_path();
+/// Is this file, beside `path`, one of those that were written?
+bool belongs(const std::string& file, const std::filesystem::path& path, ModelFormat format) {
   const std::string stem = path.stem().string();
+  if (file == path.filename().string()) return true;
+  if (format == ModelFormat::flax) return file.starts_with(stem + ".data-");
+  if (format != ModelFormat::safetensors) return false;
+  return file == path.filename().string() + ".index.json" ||
+         (file.starts_with(stem + "-") && file.find("-of-") != std::string::npos && file.ends_with(".safetensors"));
+}
+
+/// Bytes of what was written: a checkpoint's folder, a file, or several beside each other.
+std::int64_t bytes_at(const std::filesystem::path& path, ModelFormat format) {
+  const bool folder = format == ModelFormat::vitrail;
   std::int64_t bytes = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(parent)) {
-    const std::string name = entry.path().filename().string();
-    const bool belongs = name.starts_with(stem + ".") || name.starts_with(stem + "-");
-    if (entry.is_regular_file() && (folder || belongs)) bytes += static_cast<std::int64_t>(entry.file_size());
+  for (const auto& entry :
+       std::filesystem::directory_iterator(folder ? path : std::filesystem::absolute(path).parent_path())) {
+    const bool counts = folder || belongs(entry.path().filename().string(), path, format);
+    if (entry.is_regular_file() && counts) bytes += static_cast<std::int64_t>(entry.file_size());
   }
   return bytes;
+}
+
+/// Leaves hold whole routing groups, and are not too small for a processor.
+std::int64_t leaf_images(const ModelConfig& model) {
+  const std::int64_t group = model.router.group_images;
+  return group * std::max<std::int64_t>(1, 8 / group);
 }
 
 }  // namespace
@@ -42,6 +56,13 @@ void add_conversion_options(Options& options, ConversionOptions& conversion) {
   options.add("average", conversion.average, "", "of a run the running average of the weights").only_on_command_line();
   options.add("files", conversion.files, "N", "data files of a run or of a flax checkpoint").only_on_command_line();
   options.add("overwrite", conversion.overwrite, "", "replace what is at TO").only_on_command_line();
+}
+
+void add_loss_option(Options& options, RunConfig& run) {
+  options.section("Loss");
+  options.add("loss", run.loss, "NAME", "that the model is trained with: softmax or sigmoid cross-entropy")
+      .choices({"softmax", "sigmoid"})
+      .effect(Effect::numerics);
 }
 
 void check(const ConversionOptions& conversion) {
@@ -70,18 +91,18 @@ void apply_model_options(const ModelFile& file, Options& options, RunConfig& run
 }
 
 ModelSettings model_settings(const RunConfig& run, const Options& options) {
+  const std::string leaf = std::to_string(leaf_images(run.model));
   std::ostringstream config;
-  config << "# The model, for vitrail-train --config and vitrail-eval.\n";
+  config << "# The model, for vitrail-train --config.\nleaf-images = " << leaf << "\n";
   options.print_config(config);
   Json settings = run_settings(options);
-  // Leaves hold whole routing groups.
-  settings.set("leaf-images", Json::array().push_back(std::to_string(run.model.router.group_images)));
+  settings.set("leaf-images", Json::array().push_back(leaf));
   return {run.model, settings, config.str()};
 }
 
 void report_target(const ModelTarget& target, const std::filesystem::path& written) {
   std::cout << "to        " << written.string() << " (" << name_of(target.format)
-            << "): " << megabytes(bytes_at(written)) << "\n";
+            << "): " << megabytes(bytes_at(written, target.format)) << "\n";
   if (target.format != ModelFormat::vitrail) return;
   const std::string run = target.path.string();
   std::cout << "          vitrail-train --config " << run << "/model.cfg --init-from " << run

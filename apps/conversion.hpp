@@ -18,6 +18,8 @@ struct ConversionOptions {
 
 /// Adds them; the paths are the words without an option.
 void add_conversion_options(Options& options, ConversionOptions& conversion);
+/// The one setting of a run that belongs to a model.
+void add_loss_option(Options& options, RunConfig& run);
 /// Error (usage) unless there are two paths.
 void check(const ConversionOptions& conversion);
 ModelFile open_source(const ConversionOptions& conversion, const ModelHints& hints);

@@ -122,6 +122,9 @@ ModelFormat format_to_read(const std::string& name, const std::filesystem::path&
   if (name != "auto" || format != ModelFormat::vitrail) return format;
   if (std::filesystem::is_directory(path)) return ModelFormat::vitrail;
   if (std::filesystem::exists(path.string() + ".index")) return ModelFormat::flax;
+  if (path.extension() == ".msgpack" || path.filename().string().find(".data-") != std::string::npos) {
+    return ModelFormat::flax;
+  }
   if (begins_as_zip(path)) return ModelFormat::npz;
   VITRAIL_EXPECT(std::filesystem::exists(path), ExitCode::checkpoint, text("there is no ", path.string()),
                  "it is what is to be read", "");

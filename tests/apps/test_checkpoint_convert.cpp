@@ -76,7 +76,7 @@ TEST_F(Convert, WritesSettingsThatEvaluationUnderstands) {
   const CheckpointReader reader(at("b"));
   model.router.selected = 1;
   EXPECT_EQ(model_of_settings(reader.info().config), model);
-  EXPECT_EQ(reader.info().config.at("leaf-images").items().front().as_string(), "4");
+  EXPECT_EQ(reader.info().config.at("leaf-images").items().front().as_string(), "8");
   expect_says(read_file(at("b") + "/model.cfg", ExitCode::other), "\nmoe = 1-2\n");
 }
 

@@ -34,11 +34,11 @@ TEST(ModelShapes, TellSquareImages) {
 
 TEST(ModelShapes, NeedAHintForOtherImages) {
   ModelConfig wide = testing::vit_sample();
-  wide.image_width = 40;
-  EXPECT_NE(refusal(shapes_of(wide), ExitCode::usage).find("16 position embeddings"), std::string::npos);
+  wide.image_width = 32;
+  EXPECT_NE(refusal(shapes_of(wide), ExitCode::usage).find("13 position embeddings"), std::string::npos);
   ModelHints hints;
   hints.image_height = 24;
-  hints.image_width = 40;
+  hints.image_width = 32;
   EXPECT_EQ(model_of_shapes(shapes_of(wide), hints, "f").model, wide);
 }
 

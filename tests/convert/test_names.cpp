@@ -1,7 +1,6 @@
 #include <gtest/gtest.h>
 
 #include "convert/names.hpp"
-#include "convert/npz_names.hpp"
 #include "tests/convert/memory_tensors.hpp"
 #include "tests/convert/model_samples.hpp"
 #include "tests/convert/sample_tensors.hpp"
@@ -92,22 +91,6 @@ TEST(Names, NpzFilesAreWrittenWithTheOldSuffixes) {
   EXPECT_TRUE(has("Transformer/encoderblock_2/MlpBlock_3/Dense_1/bias"));
   EXPECT_TRUE(has("Transformer/posembed_input/pos_embedding"));
   EXPECT_TRUE(has("head/kernel"));
-}
-
-TEST(Names, BothSuffixesOfNpzFilesAreRead) {
-  const char* block = "Transformer/encoderblock_10/";
-  const auto ours = [&](const std::string& rest) { return table_name_of_npz(block + rest); };
-  const std::string at = "Encoder/encoderblock_10/";
-  EXPECT_EQ(ours("LayerNorm_0/scale"), at + "LayerNorm_0/scale");
-  EXPECT_EQ(ours("LayerNorm_1/scale"), at + "LayerNorm_1/scale");
-  EXPECT_EQ(ours("LayerNorm_2/scale"), at + "LayerNorm_1/scale");
-  EXPECT_EQ(ours("MultiHeadDotProductAttention_0/out/bias"), at + "SelfAttention/out/bias");
-  EXPECT_EQ(ours("MultiHeadDotProductAttention_1/out/bias"), at + "SelfAttention/out/bias");
-  EXPECT_EQ(ours("MlpBlock_0/Dense_0/bias"), at + "Mlp/Dense_0/bias");
-  EXPECT_EQ(ours("MlpBlock_3/Dense_0/bias"), at + "Mlp/Dense_0/bias");
-  EXPECT_EQ(table_name_of_npz("Transformer/encoder_norm/bias"), "Encoder/encoder_norm/bias");
-  EXPECT_EQ(table_name_of_npz("pos_embedding"), "Encoder/posembed_input/pos_embedding");
-  EXPECT_EQ(table_name_of_npz("something/else"), "something/else");
 }
 
 TEST(Names, ANameInBothSpellingsIsRefused) {
