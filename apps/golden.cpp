@@ -14,9 +14,10 @@ namespace {
 void run_file(const GoldenBackend& backend, const std::filesystem::path& path, GoldenReport& report) {
   const GoldenFile file(path);
   report.headline(text(path.filename().string(), ": ", file.kind(), ", ", backend.ops.name()));
-  const std::array<std::string_view, 8> kinds{"model", "router",     "optimizer", "schedule",
-                                              "mixup", "trajectory", "fewshot",   "posembed"};
+  const std::array<std::string_view, 9> kinds{"model",      "router",  "optimizer", "schedule",  "mixup",
+                                              "trajectory", "fewshot", "posembed",  "checkpoint"};
   if (std::find(kinds.begin(), kinds.end(), file.kind()) == kinds.end()) throw Unsupported("kind " + file.kind());
+  if (file.kind() == "checkpoint") return run_golden_checkpoint(file, report);  // "as stored"
   if (file.precision() != "float64") throw Unsupported("precision " + file.precision());
   if (file.kind() == "model") return run_golden_model(backend, file, report);
   if (file.kind() == "router") return run_golden_router(backend, file, report);

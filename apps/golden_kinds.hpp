@@ -21,6 +21,8 @@ void run_golden_mixup(const GoldenBackend& backend, const GoldenFile& file, Gold
 void run_golden_fewshot(const GoldenFile& file, GoldenReport& report);
 /// Position embeddings at another resolution. The same on every back end.
 void run_golden_posembed(const GoldenFile& file, GoldenReport& report);
+/// Files of the official software, read, written and read again. The same on every back end.
+void run_golden_checkpoint(const GoldenFile& file, GoldenReport& report);
 /// Whole training steps.
 void run_golden_trajectory(const GoldenBackend& backend, const GoldenFile& file, GoldenReport& report);
 

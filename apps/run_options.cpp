@@ -55,6 +55,8 @@ std::vector<std::string> token_order_names() { return names_of(kTokenOrders); }
 TokenOrder token_order_of(const std::string& name) { return value_in(kTokenOrders, name); }
 std::string name_of(TokenOrder order) { return name_in(kTokenOrders, order); }
 std::string name_of(RouterKind kind) { return name_in(kRouters, kind); }
+Classifier classifier_of(const std::string& name) { return value_in(kClassifiers, name); }
+PositionEmbedding position_embedding_of(const std::string& name) { return value_in(kPositions, name); }
 
 void add_model_options(Options& options, RunConfig& config, RunOptionTexts& texts) {
   ModelConfig& m = config.model;
@@ -91,7 +93,9 @@ void add_model_options(Options& options, RunConfig& config, RunOptionTexts& text
   real("attention-dropout", m.attention_dropout, "of attention probabilities");
   real("expert-dropout", m.expert_dropout, "in experts");
   real("stochastic-depth", m.stochastic_depth, "rate of left-out branches at the last block");
-  options.add("moe", config.moe, "WHICH", "sparse blocks: none, every-N, or last-N (of the odd ones)")
+  options
+      .add("moe", config.moe, "WHICH",
+           "sparse blocks: none, every-N, last-N (of the odd ones), or by number from 0: 6-11")
       .effect(Effect::numerics);
   number("experts", m.experts, "E: experts per sparse block");
   options.add("experts-alike", m.experts_alike, "", "start all experts of a block with the same values")
@@ -203,6 +207,10 @@ void apply_run_options(Options& options, RunConfig& config, RunOptionTexts& text
   if (const auto file = options.given("config")) options.read_file(*file);
   if (const auto name = options.given("preset")) texts.preset = *name;
   config = preset(texts.preset);
+  apply_on_top_of(config, options, texts);
+}
+
+void apply_on_top_of(RunConfig& config, Options& options, RunOptionTexts& texts) {
   RouterConfig& router = config.model.router;
   texts.classifier = name_in(kClassifiers, config.model.classifier);
   texts.positions = name_in(kPositions, config.model.positions);
@@ -236,6 +244,16 @@ Json run_settings(const Options& options) {
     Json values = Json::array();
     for (const std::string& value : setting.values) values.push_back(value);
     settings.set(setting.name, std::move(values));
+  }
+  return settings;
+}
+
+std::vector<Setting> settings_of(const Json& run_settings) {
+  std::vector<Setting> settings;
+  for (const JsonMember& member : run_settings.members()) {
+    Setting setting{member.key, {}, Effect::none};
+    for (const Json& value : member.value.items()) setting.values.push_back(value.as_string());
+    settings.push_back(std::move(setting));
   }
   return settings;
 }

@@ -15,8 +15,8 @@ enum class ExitCode : int {
   other = 1,       ///< anything not listed here
   usage = 2,       ///< usage, configuration, wrong launch, too little memory: the same command would fail again
   data = 3,        ///< training or evaluation data missing, damaged or of the wrong kind
-  checkpoint = 4,  ///< a checkpoint cannot be written or read
-  numbers = 5,     ///< NaN or Inf, or a failed self-test
+  checkpoint = 4,  ///< a checkpoint cannot be written or read, or is damaged
+  numbers = 5,     ///< NaN or Inf, a failed self-test, or checkpoints that differ
   hang = 6,        ///< the watchdog saw no progress
   requeue = 85,    ///< stopped in time, checkpoint written: run me again
 };

@@ -25,8 +25,6 @@ namespace {
 
 }  // namespace
 
-void DescriptorTraits::close(Handle handle) noexcept { ::close(handle); }
-
 RawReader::RawReader(std::filesystem::path path, ExitCode code) : path_(std::move(path)), code_(code) {
   // Without O_NONBLOCK, opening a named pipe would wait for a writer.
   descriptor_ = UniqueHandle<DescriptorTraits>(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));

@@ -5,15 +5,9 @@
 #include <filesystem>
 
 #include "base/error.hpp"
-#include "base/unique_handle.hpp"
+#include "base/file.hpp"
 
 namespace vitrail {
-
-struct DescriptorTraits {
-  using Handle = int;
-  static constexpr Handle null = -1;
-  static void close(Handle handle) noexcept;
-};
 
 class RawReader {
  public:

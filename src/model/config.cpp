@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <numeric>
 
+#include "model/moe_blocks.hpp"
+
 namespace vitrail {
 
 std::int64_t slots_per_expert(const Capacity& capacity, std::int64_t group_tokens, std::int64_t selected,
@@ -178,8 +180,9 @@ void ModelConfig::check() const {
 }
 
 std::vector<std::int64_t> moe_blocks_by_name(const std::string& name, std::int64_t blocks) {
-  std::vector<std::int64_t> chosen;
-  if (name == "none") return chosen;
+  if (name == "none") return {};
+  std::vector<std::int64_t> chosen = moe_blocks_by_number(name);
+  if (!chosen.empty()) return chosen;
   const std::size_t dash = name.find('-');
   const std::string kind = name.substr(0, dash);
   std::int64_t n = 0;
@@ -188,7 +191,8 @@ std::vector<std::int64_t> moe_blocks_by_name(const std::string& name, std::int64
     n = std::stoll(name.substr(dash + 1));
   }
   VITRAIL_EXPECT((kind == "every" || kind == "last") && n > 0, ExitCode::usage, text("MoE blocks '", name, "'"),
-                 "the names are none, every-N and last-N", "Every-2 makes all blocks of odd index sparse");
+                 "the names are none, every-N and last-N, or ascending numbers from 0: 6-11 or 1,3",
+                 "Every-2 makes all blocks of odd index sparse");
   if (kind == "every") {
     for (std::int64_t block = n - 1; block < blocks; block += n) chosen.push_back(block);
   } else {

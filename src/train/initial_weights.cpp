@@ -5,6 +5,7 @@
 
 #include "device/host_values.hpp"
 #include "model/position_resize.hpp"
+#include "train/checkpoint_source.hpp"
 
 namespace vitrail {
 
@@ -35,52 +36,76 @@ std::string dense_name(const std::string& name) {
 
 Shape without_experts(const Shape& shape) { return Shape(shape.lengths().subspan(1)); }
 
-/// Elements of a tensor of the checkpoint as doubles.
-std::vector<double> read_doubles(const CheckpointReader& reader, const std::string& name, std::int64_t first,
-                                 std::int64_t count) {
-  const Dtype dtype = reader.dtype(name);
-  std::vector<std::byte> bytes(static_cast<std::size_t>(count * size_of(dtype)));
-  const Tensor values(bytes.data(), {count}, dtype);
-  reader.read(name, first, values);
-  return to_doubles(values);
-}
-
-/// Elements of a tensor of the checkpoint into `to`.
-void read_into(const CheckpointReader& reader, const std::string& name, std::int64_t first, Device& device, Tensor to) {
-  const Tensor flat = to.view({to.elements()});
-  if (reader.dtype(name) == to.dtype) return reader.read(name, first, device, flat);
-  from_doubles(read_doubles(reader, name, first, to.elements()), device, flat);
-}
-
 }  // namespace
 
-InitialWeights::InitialWeights(const std::vector<ParameterSpec>& table, const CheckpointReader& reader,
-                               const InitialWeightsOptions& options)
+InitialWeights::InitialWeights(const std::vector<ParameterSpec>& table, std::unique_ptr<TensorSource> owned,
+                               TensorSource* source, std::string where, std::string prefix, bool new_head)
     : table_(table),
-      reader_(reader),
-      prefix_(options.average ? "average/" : "parameters/"),
-      new_head_(options.new_head) {
-  const std::vector<std::string> all = reader.tensors();
-  VITRAIL_EXPECT(std::any_of(all.begin(), all.end(), [&](const auto& name) { return name.starts_with(prefix_); }),
-                 ExitCode::usage, text(reader.path().string(), " holds no ", prefix_, "..."),
-                 options.average ? "the run that wrote it kept no running average of its weights"
-                                 : "it is no checkpoint of a model",
-                 options.average ? "Start without --init-average" : "");
+      owned_(std::move(owned)),
+      source_(owned_ ? *owned_ : *source),
+      where_(std::move(where)),
+      prefix_(std::move(prefix)),
+      new_head_(new_head) {
+  for (const TensorInfo& tensor : source_.tensors()) {
+    if (tensor.name.starts_with(prefix_)) stored_[tensor.name] = tensor;
+  }
+  const bool average = prefix_ == "average/";
+  VITRAIL_EXPECT(
+      !stored_.empty(), ExitCode::usage, text(where_, " holds no ", prefix_, "..."),
+      average ? "the run that wrote it kept no running average of its weights" : "it is no checkpoint of a model",
+      average ? "Start without --init-average" : "");
   for (const ParameterSpec& spec : table) {
     if (spec.name != "head/bias" || !has(spec.name)) continue;
-    if (reader.shape(prefix_ + spec.name) != spec.shape) new_head_ = true;  // other classes
+    if (shape(prefix_ + spec.name) != spec.shape) new_head_ = true;  // other classes
   }
   for (const ParameterSpec& spec : table) origins_.push_back(origin_of(spec));
   const auto has_pre_logits = [](const ParameterSpec& spec) { return spec.name.starts_with(kPreLogits); };
   const bool drop_pre_logits = std::none_of(table.begin(), table.end(), has_pre_logits);
-  for (const std::string& tensor : all) {
-    if (!tensor.starts_with(prefix_)) continue;
-    const std::string name = tensor.substr(prefix_.size());
+  for (const auto& entry : stored_) {
+    const std::string name = entry.first.substr(prefix_.size());
     if ((new_head_ && name.starts_with(kHead)) || (drop_pre_logits && name.starts_with(kPreLogits))) {
       dropped_.push_back(name);
     }
   }
   expect_nothing_left();
+}
+
+InitialWeights::InitialWeights(const std::vector<ParameterSpec>& table, const CheckpointReader& reader,
+                               const InitialWeightsOptions& options)
+    : InitialWeights(table, std::make_unique<CheckpointSource>(reader), nullptr, reader.path().string(),
+                     options.average ? "average/" : "parameters/", options.new_head) {}
+
+InitialWeights::InitialWeights(const std::vector<ParameterSpec>& table, TensorSource& source, std::string where,
+                               bool new_head)
+    : InitialWeights(table, nullptr, &source, std::move(where), "", new_head) {}
+
+std::vector<double> InitialWeights::read_doubles(const std::string& name, std::int64_t first,
+                                                 std::int64_t count) const {
+  const Dtype dtype = stored_.at(name).dtype;
+  std::vector<std::byte> bytes(static_cast<std::size_t>(count * size_of(dtype)));
+  const Tensor values(bytes.data(), {count}, dtype);
+  source_.read(name, first, values);
+  return to_doubles(values);
+}
+
+void InitialWeights::read_into(const std::string& name, std::int64_t first, Device& device, Tensor to) const {
+  const Tensor all = to.view({to.elements()});
+  const bool same = stored_.at(name).dtype == to.dtype;
+  if (same && to.device == DeviceKind::cpu) return source_.read(name, first, all);
+  constexpr std::int64_t kStretch = std::int64_t{1} << 20;  // elements: the rest of a tensor waits in the file
+  std::vector<std::byte> buffer;
+  for (std::int64_t done = 0; done < all.elements(); done += kStretch) {
+    const std::int64_t count = std::min(kStretch, all.elements() - done);
+    const Tensor piece = all.slice(done, count);
+    if (!same) {
+      from_doubles(read_doubles(name, first + done, count), device, piece);
+      continue;
+    }
+    buffer.resize(static_cast<std::size_t>(piece.bytes()));
+    const Tensor host(buffer.data(), {count}, to.dtype);
+    source_.read(name, first + done, host);
+    device.copy(host, piece);
+  }
 }
 
 /// Is this a tensor of the MoE half of a block whose MLP is dense in the checkpoint?
@@ -91,11 +116,11 @@ bool InitialWeights::is_upcycled(const std::string& name) const {
 
 InitialWeights::Origin InitialWeights::origin_of_positions(const ParameterSpec& spec) const {
   const std::string source = prefix_ + spec.name;
-  const Shape shape = reader_.shape(source);
-  VITRAIL_EXPECT(shape.axes() == 3 && shape[0] == 1 && shape[2] == spec.shape[2], ExitCode::usage,
-                 text(reader_.path().string(), ": ", source, " is ", shape.str()),
+  const Shape& stored = shape(source);
+  VITRAIL_EXPECT(stored.axes() == 3 && stored[0] == 1 && stored[2] == spec.shape[2], ExitCode::usage,
+                 text(where_, ": ", source, " is ", stored.str()),
                  text("the model of this run needs ", spec.shape.str()), advice_for(spec.name));
-  return {shape == spec.shape ? Way::copied : Way::resized, source};
+  return {stored == spec.shape ? Way::copied : Way::resized, source};
 }
 
 InitialWeights::Origin InitialWeights::origin_of(const ParameterSpec& spec) const {
@@ -105,11 +130,10 @@ InitialWeights::Origin InitialWeights::origin_of(const ParameterSpec& spec) cons
   const bool tiled = is_upcycled(name);
   if (tiled && !spec.expert) return {};
   const std::string source = prefix_ + (tiled ? dense_name(name) : name);
-  VITRAIL_EXPECT(reader_.has(source), ExitCode::usage, text(reader_.path().string(), " has no tensor ", source),
+  VITRAIL_EXPECT(stored_.contains(source), ExitCode::usage, text(where_, " has no tensor ", source),
                  text("the model of this run has ", name, " ", spec.shape.str()), advice_for(name));
   const Shape needed = tiled ? without_experts(spec.shape) : spec.shape;
-  VITRAIL_EXPECT(reader_.shape(source) == needed, ExitCode::usage,
-                 text(reader_.path().string(), ": ", source, " is ", reader_.shape(source).str()),
+  VITRAIL_EXPECT(shape(source) == needed, ExitCode::usage, text(where_, ": ", source, " is ", shape(source).str()),
                  text("the model of this run needs ", needed.str(), tiled ? " to make experts of it" : ""),
                  tiled ? "Set --width and --mlp-width to those of the checkpoint" : advice_for(name));
   return {tiled ? Way::tiled : Way::copied, source};
@@ -119,38 +143,40 @@ void InitialWeights::expect_nothing_left() const {
   std::set<std::string> used;
   for (const Origin& origin : origins_) used.insert(origin.source);
   for (const std::string& name : dropped_) used.insert(prefix_ + name);
-  for (const std::string& tensor : reader_.tensors()) {
-    if (!tensor.starts_with(prefix_) || used.contains(tensor)) continue;
-    fail(ExitCode::usage, {text(reader_.path().string(), " has ", tensor, " ", reader_.shape(tensor).str()),
+  for (const auto& [tensor, info] : stored_) {
+    if (used.contains(tensor)) continue;
+    fail(ExitCode::usage, {text(where_, " has ", tensor, " ", info.shape.str()),
                            "the model of this run has no place for it", advice_for(tensor.substr(prefix_.size()))});
   }
 }
 
 void InitialWeights::load(Device& device, std::int64_t first_expert, const std::vector<Tensor>& tensors) const {
-  for (std::size_t i = 0; i < table_.size(); ++i) {
-    const Origin& origin = origins_[i];
-    const Tensor& to = tensors[i];
-    switch (origin.way) {
-      case Way::kept:
-        break;
-      case Way::copied: {
-        const std::int64_t each = table_[i].expert ? table_[i].shape.elements() / table_[i].shape[0] : 0;
-        read_into(reader_, origin.source, first_expert * each, device, to);
-        break;
-      }
-      case Way::resized: {
-        const Shape shape = reader_.shape(origin.source);
-        from_doubles(vit_zoom(read_doubles(reader_, origin.source, 0, shape.elements()), shape[1],
-                              to_doubles(device, to), table_[i].shape[1]),
-                     device, to);
-        break;
-      }
-      case Way::tiled:
-        for (std::int64_t expert = 0; expert < to.shape[0]; ++expert) {
-          read_into(reader_, origin.source, 0, device, to.slice(expert, 1));
-        }
-        break;
+  for (std::size_t i = 0; i < table_.size(); ++i) load_one(i, device, first_expert, tensors[i]);
+}
+
+void InitialWeights::load_one(std::size_t index, Device& device, std::int64_t first_expert, Tensor to) const {
+  const ParameterSpec& spec = table_[index];
+  const Origin& origin = origins_[index];
+  switch (origin.way) {
+    case Way::kept:
+      break;
+    case Way::copied: {
+      const std::int64_t each = spec.expert ? spec.shape.elements() / spec.shape[0] : 0;
+      read_into(origin.source, first_expert * each, device, to);
+      break;
     }
+    case Way::resized: {
+      const Shape& from = shape(origin.source);
+      from_doubles(
+          vit_zoom(read_doubles(origin.source, 0, from.elements()), from[1], to_doubles(device, to), spec.shape[1]),
+          device, to);
+      break;
+    }
+    case Way::tiled:
+      for (std::int64_t expert = 0; expert < to.shape[0]; ++expert) {
+        read_into(origin.source, 0, device, to.slice(expert, 1));
+      }
+      break;
   }
 }
 
@@ -166,8 +192,8 @@ std::vector<std::string> InitialWeights::report() const {
   std::vector<std::string> lines = {text("copied ", names_of(Way::copied).size(), " tensors")};
   for (std::size_t i = 0; i < table_.size(); ++i) {
     if (origins_[i].way != Way::resized) continue;
-    lines.push_back(text("resized ", table_[i].name, " from ", reader_.shape(origins_[i].source)[1], " to ",
-                         table_[i].shape[1], " tokens"));
+    lines.push_back(text("resized ", table_[i].name, " from ", shape(origins_[i].source)[1], " to ", table_[i].shape[1],
+                         " tokens"));
   }
   const auto list = [&](const char* what, const std::vector<std::string>& names) {
     if (names.empty()) return;

@@ -4,6 +4,7 @@ check_altered_files.py VITRAIL_SELFTEST ALTERED_FILE FOLDER_OF_GOLDEN_FILES
 """
 
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,19 @@ def main():
         expect(golden(selftest, copies["setting"]), 1, "UNSUPPORTED   model/classifier = mean", "an unbuilt classifier")
         expect(golden(selftest, damaged), 3, "UNREADABLE", "a damaged file")
         expect(golden(selftest, pathlib.Path(scratch) / "none.h5"), 3, "UNREADABLE", "a missing file")
+        # Of a checkpoint: a byte of a tensor, then without its files.
+        checkpoint = pathlib.Path(scratch) / "checkpoint_train_state"
+        shutil.copy(folder / "checkpoint_train_state.h5", scratch)
+        shutil.copytree(folder / "checkpoint_train_state", checkpoint)
+        part = checkpoint / "ckpt_7.data-00001-of-00002"
+        content = bytearray(part.read_bytes())
+        content[content.index(b"bfloat16") + 12] ^= 1
+        part.write_bytes(content)
+        changed = golden(selftest, checkpoint.with_suffix(".h5"))
+        expect(changed, 5, "FAIL          /tensors/opt_state/0/mu/a", "a changed byte of a checkpoint")
+        expect(changed, 5, " 1 failed", "a changed byte of a checkpoint")
+        shutil.rmtree(checkpoint)
+        expect(golden(selftest, checkpoint.with_suffix(".h5")), 3, "UNREADABLE", "a checkpoint without its files")
         # The others are run all the same, and the gravest verdict decides.
         mixed = golden(selftest, damaged, copies["key"], original)
         expect(mixed, 3, " 1 unsupported, 1 unreadable", "a damaged, an unsupported and a good file")

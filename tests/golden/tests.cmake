@@ -1,6 +1,5 @@
 # Every golden file on both back ends, models in bf16 as well, and altered files that must be noticed.
 file(GLOB golden_files CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*.h5 ${CMAKE_CURRENT_LIST_DIR}/second/*.h5)
-list(FILTER golden_files EXCLUDE REGEX "/checkpoint_upcycle_")  # tests/convert compares them with the .npz files beside
 foreach(path IN LISTS golden_files)
   get_filename_component(name ${path} NAME_WE)
   foreach(backend reference cpu)

@@ -135,8 +135,15 @@ TEST(MoeBlocks, AreThoseOfThePaper) {
   EXPECT_EQ(moe_blocks_by_name("none", 8), Blocks{});
 }
 
+TEST(MoeBlocks, MayBeGivenByNumber) {
+  EXPECT_EQ(moe_blocks_by_name("6-11", 12), (Blocks{6, 7, 8, 9, 10, 11}));
+  EXPECT_EQ(moe_blocks_by_name("1,3,10-11", 12), (Blocks{1, 3, 10, 11}));
+  EXPECT_EQ(moe_blocks_by_name("0", 12), Blocks{0});
+}
+
 TEST(MoeBlocks, OfOtherNamesAreRefused) {
-  for (const char* name : {"", "every", "every-", "every-0", "last-x", "some-2", "last-2x"}) {
+  for (const char* name : {"", "every", "every-", "every-0", "last-x", "some-2", "last-2x", "1,", ",1", "3,1", "1,1",
+                           "5-3", "-2", "1-", "123456"}) {
     expect_usage_error([&] { (void)moe_blocks_by_name(name, 8); }, "every-N and last-N");
   }
 }
