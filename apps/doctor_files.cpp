@@ -19,6 +19,7 @@
 #include "apps/bench_measure.hpp"
 #include "apps/checkpoint_listing.hpp"
 #include "apps/progress.hpp"
+#include "base/file.hpp"
 #include "base/timer.hpp"
 #include "base/unique_handle.hpp"
 
@@ -35,12 +36,7 @@ constexpr int kRenames = 200;
 constexpr std::int64_t kRenamedBytes = 64 << 10;
 constexpr double kPatience_s = 10;  // network file systems show new files to other nodes after seconds
 
-struct FdTraits {
-  using Handle = int;
-  static constexpr Handle null = -1;
-  static void close(Handle handle) noexcept { ::close(handle); }
-};
-using Fd = UniqueHandle<FdTraits>;
+using Fd = UniqueHandle<DescriptorTraits>;
 
 Fd open_file(const fs::path& path, int flags) { return Fd(::open(path.c_str(), flags | O_CLOEXEC, 0644)); }
 
