@@ -66,14 +66,6 @@ exit_codes_hold() {
   return 1
 }
 
-# The end of the job, for vitrail-train; Slurm 22.05 does not say it.
-export_end_time() {
-  local end
-  [ -z "${SLURM_JOB_END_TIME:-}" ] || return 0
-  end=$(squeue -h -j "$SLURM_JOB_ID" -o %e) && end=$(date -d "$end" +%s 2>/dev/null) && export SLURM_JOB_END_TIME=$end
-  return 0
-}
-
 # train ARGUMENT...: one life of a run. Ends this script.
 train() {
   local run_dir code
@@ -86,7 +78,6 @@ train() {
   say "job $SLURM_JOB_ID, life $((${SLURM_RESTART_COUNT:-0} + 1)): $SLURM_NTASKS ranks on $SLURM_JOB_NUM_NODES nodes," \
     "from step $began_at of $run_dir"
   [ "$idle" -le "$VITRAIL_REQUEUES" ] || give_up
-  export_end_time
   launch -- "$program" ${threads:+--threads "$threads"} --resume "$@"
   if [ "$code" = 85 ]; then
     [ "$(newest_step "$run_dir")" -gt "$began_at" ] || [ "$idle" -lt "$VITRAIL_REQUEUES" ] || give_up
