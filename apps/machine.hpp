@@ -68,6 +68,8 @@ class Machine {
   [[nodiscard]] Ops& ops() const noexcept { return *ops_; }
   /// Carries tensors of the device, and of the host.
   [[nodiscard]] Communicator& world() const noexcept { return *world_; }
+  /// The same ranks with tensors of the host alone: what needs no more splits this one off.
+  [[nodiscard]] Communicator& host_world() const noexcept { return *host_world_; }
   /// "self", "mpi", "staged", "nccl".
   [[nodiscard]] const std::string& carrier() const noexcept { return carrier_; }
   /// Whether the device records what it can as graphs.

@@ -83,12 +83,8 @@ MetricsFile::MetricsFile(const std::filesystem::path& run_dir, std::int64_t step
                  "the run directory keeps the metrics", "Check permissions and free space");
 }
 
-void MetricsFile::write(const StepReport& report, double images_per_s, double data_wait_s, double elapsed_s) {
-  Json line = to_json(report);
-  line.set(
-      "time",
-      Json::object().set("images_per_s", images_per_s).set("data_wait_s", data_wait_s).set("elapsed_s", elapsed_s));
-  const std::string written = line.dump() + "\n";
+void MetricsFile::write(const StepReport& report, const Json& time) {
+  const std::string written = to_json(report).set("time", time).dump() + "\n";
   const bool whole =
       std::fwrite(written.data(), 1, written.size(), file_.get()) == written.size() && std::fflush(file_.get()) == 0;
   VITRAIL_EXPECT(whole, ExitCode::other, text(path_.string(), " cannot be written"), "is the disk full?", "");

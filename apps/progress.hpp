@@ -21,7 +21,8 @@ class MetricsFile {
   /// Opens RUN/metrics.jsonl for appending, first cutting off what comes after `step`: on resumption the steps after
   /// the checkpoint are computed again.
   MetricsFile(const std::filesystem::path& run_dir, std::int64_t step);
-  void write(const StepReport& report, double images_per_s, double data_wait_s, double elapsed_s);
+  /// `time`: what differs between equal runs.
+  void write(const StepReport& report, const Json& time);
 
  private:
   struct Closer {

@@ -3,13 +3,15 @@
 #include <filesystem>
 #include <iostream>
 
+#include "apps/job_record.hpp"
 #include "apps/progress.hpp"
 #include "apps/run_options.hpp"
 #include "apps/run_report.hpp"
 #include "apps/run_start.hpp"
+#include "apps/stop.hpp"
+#include "apps/train_loop.hpp"
 #include "base/file.hpp"
 #include "comm/mpi/mpi.hpp"
-#include "data/loader.hpp"
 #include "train/initial_weights.hpp"
 #include "train/presets.hpp"
 #include "train/state_checkpoint.hpp"
@@ -27,14 +29,20 @@ constexpr const char* kManual =
     "  srun --mpi=pmix vitrail-train --config my.cfg --resume\n"
     "\n"
     "A preset gives every setting a value; a configuration file (name = value) overrides it, and the command line\n"
-    "overrides the file. The run directory receives metrics.jsonl, summary.json and checkpoints/. With --resume it\n"
-    "goes on from its last checkpoint, also on another number of ranks, to the same bits.";
+    "overrides the file. The run directory receives metrics.jsonl, summary.json, checkpoints/ and jobs/ (a record of\n"
+    "every job). With --resume it goes on from its last checkpoint, also on another number of ranks, to the same "
+    "bits.\n"
+    "\n"
+    "TERM, USR1, USR2, HUP, the end of the job's time, or a file RUN/stop end it in time: it saves at the next step "
+    "and\n"
+    "returns 85, and the same command goes on. The end is that of --time-limit, or what Slurm says.";
 
 struct Settings {
   RunConfig run;
   RunOptionTexts texts;
   MachineOptions machine;
   std::string progress = "auto";
+  std::string time_limit;  ///< empty: what Slurm says
   bool digest = false;
   bool print_config = false;
 };
@@ -53,7 +61,13 @@ void add_options(Options& options, Settings& s) {
   options.add("init-average", s.run.init_average, "", "with the running average of its weights instead");
   options.add("new-head", s.run.new_head, "", "but with a fresh head; always so when the number of classes differs");
   options.add("save-every", s.run.save_every, "STEPS", "steps between checkpoints; 0: at the end only");
+  options.add("save-minutes", s.run.save_minutes, "X",
+              "minutes between checkpoints, besides --save-every; 0: no clock");
   options.add("keep-last", s.run.keep_last, "N", "checkpoints that are kept; 0: all");
+  options.add("keep-every", s.run.keep_every, "STEPS", "keep the checkpoints of these steps, too; 0: no others");
+  options.add("checkpoint-writers", s.run.checkpoint_writers, "N", "files of a checkpoint; 0: one per rank");
+  options.add("time-limit", s.time_limit, "TIME",
+              "of this job: 3600 (seconds), 90m, 1:30:00, 2-00:00:00; it saves and stops before. Default: Slurm's");
   options.add("log-every", s.run.log_every, "STEPS", "steps between lines of metrics.jsonl");
   options.add("stop-after", s.run.stop_after, "STEPS", "stop this job after so many steps, with a checkpoint");
   options
@@ -137,7 +151,78 @@ void start_from(TrainState& state, const Log& log) {
   }
 }
 
-int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
+SaveOptions save_options(const RunConfig& config) {
+  for (const auto& [name, value] : {std::pair{"keep-last", config.keep_last},
+                                    {"keep-every", config.keep_every},
+                                    {"checkpoint-writers", config.checkpoint_writers}}) {
+    VITRAIL_EXPECT(value >= 0 && value <= 1'000'000'000, ExitCode::usage, text("--", name, " ", value),
+                   "it is a number from 0 on", "");
+  }
+  return {static_cast<int>(config.keep_last), config.keep_every, static_cast<int>(config.checkpoint_writers)};
+}
+
+/// Before the first save nobody knows how long it takes: slow disks are assumed.
+double guess_save_seconds(const CheckpointSaver& saver) {
+  return 1 + static_cast<double>(saver.buffer_bytes()) / 100e6;
+}
+
+std::string digest_of_run(const RunConfig& config) { return CheckpointReader(config.run_dir).digest(); }
+
+/// All steps are done. The job that did the last one may have died before it wrote its summary.
+int end_at_once(const Log& log, const Settings& settings, const TrainState& state) {
+  log.info("nothing to do: all ", state.step, " steps are done");
+  if (state.ranks.world.rank() != 0) return 0;
+  Json job = Json::object().set("steps", 0);
+  if (settings.digest) {
+    job.set("digest", digest_of_run(settings.run));
+    log.info("digest  ", job.at("digest").as_string(), "  of the checkpoint of step ", state.step);
+  }
+  if (step_of_summary(settings.run.run_dir) != state.step) write_summary(settings.run.run_dir, state.step, job);
+  return 0;
+}
+
+/// All steps of this job are done and saved.
+int end_in_full(const Log& log, const Settings& settings, const TrainState& state, const Machine& machine,
+                RunTotals totals, JobRecord* record) {
+  if (settings.digest && record != nullptr) totals.digest = digest_of_run(settings.run);
+  const double gemm_peak = measure_gemm_peak(machine, static_cast<int>(settings.run.threads));
+  report_end(log, state, totals, gemm_peak);
+  if (record == nullptr) return 0;
+  const Json job = job_summary(state, totals, gemm_peak);
+  record->finish(job);
+  write_summary(settings.run.run_dir, state.step, job);
+  return 0;
+}
+
+/// The job was told to stop, and has saved. Seconds may count: nothing is measured any more, and from here on no
+/// failure matters.
+int end_in_time(const Log& log, const Settings& settings, const TrainState& state, const RunTotals& totals,
+                const std::string& why, JobRecord* record) {
+  report_end(log, state, totals, 0);
+  log.info("stopped at step ", state.step, " (", why, "), which is saved; exit code ",
+           static_cast<int>(ExitCode::requeue), ": run again with --resume");
+  if (record != nullptr) {
+    Json job = job_summary(state, totals, 0).set("stopped", why);
+    record->finish(job);
+    try {
+      write_summary(settings.run.run_dir, state.step, job);
+    } catch (const Error& error) {
+      log.warn(error.what());
+    }
+  }
+  state.ranks.world.barrier();
+  ignore_stop_signals();
+  return static_cast<int>(ExitCode::requeue);
+}
+
+/// How the process was started, noted before MPI changed anything.
+struct Start {
+  double unix_s = unix_now();
+  bool at_terminal = stdout_is_a_terminal();
+  std::vector<std::string> command;
+};
+
+int train(MpiSession& session, int argc, char** argv, const Start& start) {
   Settings settings;
   Options options(kProgram, kManual);
   add_options(options, settings);
@@ -150,13 +235,13 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
   }
   VITRAIL_EXPECT(!config.init_from.empty() || !(config.new_head || config.init_average), ExitCode::usage,
                  "--new-head and --init-average without --init-from", "they say what is taken from another run", "");
+  const SaveOptions saves = save_options(config);
+  if (!settings.time_limit.empty()) (void)duration_of(settings.time_limit);
   const Log log(kProgram, session.rank(), session.size());
-  const Stopwatch whole;
 
   Dataset dataset = open_data(config);
-  const std::int64_t images = dataset.images();
   const std::string fingerprint = dataset.fingerprint();
-  const std::int64_t last_step = total_steps(config, images);
+  const std::int64_t last_step = total_steps(config, dataset.images());
   const Machine machine(session, config, settings.machine);
   Communicator& world = machine.world();
   const auto checkpoint = find_checkpoint(config, world);
@@ -172,63 +257,36 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
   } else if (!config.init_from.empty()) {
     start_from(state, log);
   }
-  report_start(log, session, state, dataset.name(), images, last_step);
+  if (state.step >= last_step) return end_at_once(log, settings, state);
+
+  CheckpointSaver saver(machine.host_world(), machine.device(), config.run_dir, saves, checkpoint_pieces(state));
+  const Json remembered = settings_with_data(options, fingerprint);
+  StartFacts facts{.command = start.command,
+                   .settings = remembered,
+                   .data = dataset.name(),
+                   .images = dataset.images(),
+                   .resumed_from = checkpoint.value_or("").string(),
+                   .last_step = last_step,
+                   .checkpoint_buffer_bytes = saver.buffer_bytes(),
+                   .end = {}};
+  if (world.rank() == 0) facts.end = find_end_of_job(settings.time_limit, start.unix_s, config.run_dir);
+  const Json started = report_start(log, session, machine, state, facts);
   machine.report(log);
+  std::optional<JobRecord> record;
+  if (world.rank() == 0) record.emplace(log, config.run_dir, started);
+  JobRecord* const mine = record ? &*record : nullptr;
 
-  const auto save = [&] {
-    const Stopwatch clock;
-    save_checkpoint(world, config.run_dir,
-                    {state.step, settings_with_data(options, fingerprint), layout_json(state.layout)},
-                    checkpoint_pieces(state), static_cast<int>(config.keep_last));
-    return clock.seconds();
-  };
-  const std::int64_t first_step = state.step;
-  const std::int64_t stop =
-      config.stop_after ? std::min(last_step, first_step + std::max<std::int64_t>(*config.stop_after, 0)) : last_step;
-  if (first_step >= last_step) {
-    log.info("nothing to do: all ", last_step, " steps are done");
-    return 0;
-  }
-
-  const Layout& layout = state.layout;
-  Loader loader(std::move(dataset),
-                {.share = {layout.batch, layout.leaf_images, layout.leaves_per_pass, layout.ranks, layout.rank},
-                 .order = Order::shuffled,
-                 .seed = static_cast<std::uint64_t>(config.seed),
-                 .augmentation = {config.shift, config.flip},
-                 .first_step = first_step,
-                 .end_step = stop});
-  const NextPass next_pass = [&](Tensor raw_images, Tensor labels) { copy_block(loader.next(), raw_images, labels); };
-  trainer.warm_up();
-  std::optional<MetricsFile> metrics_file;
-  if (world.rank() == 0) metrics_file.emplace(config.run_dir, first_step);
-  std::optional<Progress> progress;
-  if (world.rank() == 0) {
-    progress.emplace(log, first_step, stop, layout.batch,
-                     settings.progress == "terminal" || (settings.progress == "auto" && at_terminal));
-  }
-  Stopwatch training;
-  RunTotals totals;
-  const auto saves_after = [&](std::int64_t step) {
-    return config.save_every > 0 && step % config.save_every == 0 && step < stop;
-  };
-  while (state.step < stop) {
-    const Stopwatch one;
-    const StepReport report = trainer.step(next_pass, state.step + 1 < stop && !saves_after(state.step + 1));
-    const double wait_s = loader.take_wait_s();
-    totals.add(report, one.seconds(), wait_s);
-    if (metrics_file && (report.step % std::max<std::int64_t>(config.log_every, 1) == 0 || report.step == last_step)) {
-      metrics_file->write(report, static_cast<double>(layout.batch) / one.seconds(), wait_s, whole.seconds());
-    }
-    if (progress) progress->after(report);
-    if (saves_after(report.step)) totals.save_s += save();
-  }
-  totals.train_s = training.seconds();
-  if (progress) progress->finish();
-  totals.save_s += save();
-  if (settings.digest && world.rank() == 0) totals.digest = CheckpointReader(config.run_dir).digest();
-  report_end(log, config, state, totals, measure_gemm_peak(machine, static_cast<int>(config.threads)));
-  return 0;
+  const bool terminal = settings.progress == "terminal" || (settings.progress == "auto" && start.at_terminal);
+  TrainLoop loop(log, state, trainer, saver, std::move(dataset),
+                 {.last_step = last_step,
+                  .settings = remembered,
+                  .is_saved = checkpoint.has_value(),
+                  .terminal = terminal,
+                  .end = facts.end,
+                  .save_guess_s = guess_save_seconds(saver)});
+  const std::string why = loop.run();
+  return why.empty() ? end_in_full(log, settings, state, machine, loop.totals(), mine)
+                     : end_in_time(log, settings, state, loop.totals(), why, mine);
 }
 
 }  // namespace
@@ -245,6 +303,8 @@ int main(int argc, char** argv) {
       return 0;
     });
   }
-  const bool at_terminal = stdout_is_a_terminal();
-  return run_ranks(argc, argv, kProgram, [&](MpiSession& session) { return train(session, argc, argv, at_terminal); });
+  catch_stop_signals();
+  Start start;
+  start.command.assign(argv, argv + argc);
+  return run_ranks(argc, argv, kProgram, [&](MpiSession& session) { return train(session, argc, argv, start); });
 }

@@ -37,6 +37,18 @@ struct CheckpointInfo {
   Json layout;            ///< ranks, expert-parallel width, ... : informative
 };
 
+struct SaveOptions {
+  int keep_last = 2;            ///< newest checkpoints that are kept; 0: all
+  std::int64_t keep_every = 0;  ///< checkpoints of steps that it divides are kept, too; 0: none
+  int writers = 0;              ///< files of a checkpoint; 0: one per rank that has something to write
+};
+
+/// What a save came to.
+struct SaveReport {
+  std::int64_t bytes = 0;  ///< of tensors, all ranks
+  double seconds = 0;      ///< of the whole save
+};
+
 /// Writes a checkpoint of all ranks' pieces. Collective; the pieces of all ranks must cover every tensor exactly once.
 /// Removes older checkpoints beyond the `keep_last` newest (0 = keep all) after `latest` has moved.
 /// Error (checkpoint) on every rank if any rank fails (full disk, unwritable folder ...): the previous one stays good

@@ -72,7 +72,10 @@ struct RunConfig {
   bool new_head = false;            ///< but not its head
   bool resume = false;
   std::int64_t save_every = 0;  ///< steps; 0: at the end only
+  double save_minutes = 0;      ///< wall-clock minutes between saves, beside save_every; 0: none by the clock
   std::int64_t keep_last = 2;
+  std::int64_t keep_every = 0;             ///< checkpoints of steps that it divides are kept, too; 0: none
+  std::int64_t checkpoint_writers = 0;     ///< files of a checkpoint; 0: one per rank
   std::int64_t log_every = 1;              ///< steps between the lines of metrics.jsonl
   std::optional<std::int64_t> stop_after;  ///< steps in this job, for testing resumption
 };
