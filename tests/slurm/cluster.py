@@ -20,7 +20,7 @@ JOBS = HERE.parent.parent / "jobs"
 sys.path.insert(0, str(HERE.parent / "system"))
 
 import programs  # noqa: E402  (its folder is known only now)
-from programs import Programs, options, processes_naming  # noqa: E402
+from programs import MODEL, Programs, options, processes_naming  # noqa: E402
 
 SECONDS_TO_END = 20.0  # of a job that failed or was cancelled: Slurm kills 5 s after TERM
 SECONDS_IN_ALL = 240.0  # for anything else; the machine may be busy
@@ -71,6 +71,13 @@ class Slurm:
 
     def node(self, verb, name):
         subprocess.run([HERE / "slurm_node.sh", self.folder, verb, name], timeout=60, check=True)
+
+
+def temporary_folder(parent=None):
+    """A new folder that every node sees."""
+    folder = Path(tempfile.mkdtemp(prefix="vitrail-slurm-", dir=parent))
+    folder.chmod(0o755)
+    return folder
 
 
 class Batch:
@@ -178,11 +185,85 @@ class SlurmTests(Programs):
 
     def stand_in(self, name, text):
         """A folder with a program that is not ours."""
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
-        folder.chmod(0o755)
+        folder = temporary_folder(self.folder)
         (folder / name).write_text(f"#!/bin/bash\n{text}\n")
         (folder / name).chmod(0o755)
         return folder
+
+
+class Trainings(SlurmTests):
+    """Trainings by jobs/pretrain.sbatch, and one that nothing disturbs, without Slurm."""
+
+    steps = 1500  # of some milliseconds
+    save_every = 50
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.straight = cls.folder / "straight"
+        undisturbed = cls("new_run")
+        undisturbed.job(0, "vitrail-train", *undisturbed.arguments(cls.straight, 1, save_every=0))
+
+    def arguments(self, run, ranks, **settings):
+        model = {name.replace("-", "_"): value for name, value in MODEL.items()}
+        own = {"batch": 32, "steps": self.steps, "save_every": self.save_every, "digest": True, "run_dir": run}
+        own |= {"data": self.data / "train", "expert_parallel": ranks}
+        return options(**{**model, **own, **settings})
+
+    def pretrain(self, run, nodes, *, ranks=None, words=(), environment=None, **settings):
+        return self.submit(
+            "pretrain.sbatch", *self.arguments(run, ranks or len(nodes), **settings), nodes=nodes, ranks=ranks,
+            words=words, environment=environment,
+        )
+
+    def step_of(self, run):
+        return self.latest_step(run) if (run / "checkpoints/latest").exists() else 0
+
+    def wait_for_step(self, run, job, step=1):
+        wait_until(lambda: self.step_of(run) >= step, lambda: f"step {step} of {run}: {job.said}")
+        self.assertLess(self.step_of(run), self.steps, "it was looked at too late")
+
+    def ranks_of(self, run):
+        return [pid for pid, name in processes_naming(str(run)).items() if name == "vitrail-train"]
+
+    def expect_undisturbed(self, run, job):
+        self.assertEqual(self.summary(run)["digest"], self.summary(self.straight)["digest"], job.said)
+        self.assertEqual(self.metrics(run), self.metrics(self.straight))
+
+    def expect_all_of_it_gone(self, run):
+        wait_until(lambda: not processes_naming(str(run)), lambda: processes_naming(str(run)), 10)
+
+    def preempt(self, nodes, seconds):
+        """A job that is worth more takes these nodes for so long."""
+        command = ["sbatch", "--parsable", "-p", "high", "-w", ",".join(nodes), "--exclusive", "-o", "/dev/null"]
+        job = Batch(self.slurm, self.slurm.ask(*command, "--wrap", f"sleep {seconds}"), Path("/dev/null"))
+        self.addCleanup(job.cancel)
+        return job
+
+
+def freeze(pids):
+    """The ranks' time stops, that of Slurm does not: what takes Slurm seconds may happen between any two steps."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    return pids
+
+
+def thaw(pids):
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+
+
+def thaw_with_signal(pids, number=signal.SIGUSR1):
+    """Lets them go on when a signal is waiting for each."""
+
+    def is_waiting(pid):
+        pending = re.search(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        return int(pending.group(1), 16) >> (number - 1) & 1
+
+    try:
+        wait_until(lambda: all(map(is_waiting, pids)), f"{number.name} reaches {pids}", 90)
+    finally:
+        thaw(pids)
 
 
 class SideBySide(unittest.TestSuite):

@@ -5,10 +5,11 @@
 # slurm-client slurm-wlm-basic-plugins munge iproute2 util-linux).
 #
 #   tests/slurm/start_slurm.sh --can       says what is possible here: netns, shared, or why not (exit code 1)
-#   tests/slurm/start_slurm.sh [-n NODES] [-c CPUS] [-s] [-q]
+#   tests/slurm/start_slurm.sh [-n NODES] [-c CPUS] [-s] [-q] [-f MIB]
 #     -n NODES   virtual nodes (4)
 #     -c CPUS    that each claims to have; may be more than the machine's (4)
 #     -s         shared network: no network namespaces, all nodes on 127.0.0.1; one such Slurm at a time
+#     -f MIB     a small file system of its own at FOLDER/disk, which all nodes see
 #     -q         Slurm does not requeue exit code 85 by itself (RequeueExit is empty)
 #
 # Prints its folder. Then: export SLURM_CONF=FOLDER/etc/slurm.conf; slurm_node.sh and stop_slurm.sh go with it.
@@ -38,15 +39,16 @@ what_can_be_done() {
   fi
 }
 
-nodes=4 cpus=4 network='' requeue_exit=85
+nodes=4 cpus=4 disk='' network='' requeue_exit=85
 case "${1:-}" in
   --can) what_can_be_done; exit ;;
   -h | --help) usage; exit 0 ;;
 esac
-while getopts n:c:sq option; do
+while getopts n:c:f:sq option; do
   case $option in
     n) nodes=$OPTARG ;;
     c) cpus=$OPTARG ;;
+    f) disk=$OPTARG ;;
     s) network=shared ;;
     q) requeue_exit= ;;
     *) usage >&2; exit 2 ;;
@@ -68,6 +70,11 @@ clean_up() {
   "$here/stop_slurm.sh" "$dir"
 }
 trap clean_up EXIT
+
+if [ -n "$disk" ]; then # before the nodes begin: what is mounted later they do not see
+  mkdir "$dir/disk"
+  mount -t tmpfs -o "size=${disk}m,mode=1777" tmpfs "$dir/disk"
+fi
 
 # The network: a bridge and a range of addresses that no other Slurm of this kind has; or loopback, with a port a node.
 bridge='' prefix=''

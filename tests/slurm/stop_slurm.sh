@@ -40,4 +40,5 @@ done
 end controller.pid
 end munged.pid
 [ "$network" != netns ] || ip link del "$bridge" 2>/dev/null
+[ ! -d "$dir/disk" ] || umount --lazy "$dir/disk"
 rm -rf "$dir"

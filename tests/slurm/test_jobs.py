@@ -7,50 +7,11 @@ import time
 from pathlib import Path
 
 import cluster
-import programs
-from cluster import SECONDS_TO_END, SlurmTests, wait_until
-from programs import MODEL, USAGE, options, processes_naming
-
-STEPS = 1500  # of some milliseconds
-TRAINING = {name.replace("-", "_"): value for name, value in MODEL.items()}
-TRAINING |= {"batch": 32, "steps": STEPS, "save_every": 50, "digest": True}
+from cluster import SECONDS_TO_END, Trainings, freeze, thaw, thaw_with_signal, wait_until
+from programs import MODEL, USAGE, options
 
 
-class Jobs(SlurmTests):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.straight = cls.folder / "straight"
-        undisturbed = cls("new_run")
-        undisturbed.train(0, run=cls.straight, **{**TRAINING, "save_every": 0})
-
-    def arguments(self, run, ranks, **settings):
-        own = {"data": self.data / "train", "run_dir": run, "expert_parallel": ranks}
-        return options(**{**TRAINING, **own, **settings})
-
-    def pretrain(self, run, nodes, *, ranks=None, words=(), environment=None, **settings):
-        return self.submit(
-            "pretrain.sbatch", *self.arguments(run, ranks or len(nodes), **settings), nodes=nodes, ranks=ranks,
-            words=words, environment=environment,
-        )
-
-    def step_of(self, run):
-        return self.latest_step(run) if (run / "checkpoints/latest").exists() else 0
-
-    def wait_for_step(self, run, job, step=1):
-        wait_until(lambda: self.step_of(run) >= step, lambda: f"step {step} of {run}: {job.said}")
-        self.assertLess(self.step_of(run), STEPS, "it was looked at too late")
-
-    def ranks_of(self, run):
-        return [pid for pid, name in processes_naming(str(run)).items() if name == "vitrail-train"]
-
-    def expect_undisturbed(self, run, job):
-        self.assertEqual(self.summary(run)["digest"], self.summary(self.straight)["digest"], job.said)
-        self.assertEqual(self.metrics(run), self.metrics(self.straight))
-
-    def expect_all_of_it_gone(self, run):
-        wait_until(lambda: not processes_naming(str(run)), lambda: processes_naming(str(run)), 10)
-
+class Jobs(Trainings):
     # --- what ends a job and must not be repeated
 
     def test_a_usage_error_is_refused_within_seconds_and_not_requeued(self):
@@ -124,7 +85,7 @@ class Jobs(SlurmTests):
         self.wait_for_step(run, job)
         self.slurm.node("kill", nodes[1])
         job.wait("PENDING")
-        self.assertLess(self.step_of(run), STEPS)
+        self.assertLess(self.step_of(run), self.steps)
         self.slurm.node("start", nodes[1])
         job.wait("COMPLETED")
         self.assertEqual(job.requeues, 1, job.said)
@@ -145,6 +106,47 @@ class Jobs(SlurmTests):
         self.assertEqual([path.name for path in (run / "checkpoints").glob("*.tmp")], [])
 
         again = self.pretrain(run, nodes)  # on one rank
+        again.wait("COMPLETED")
+        self.expect_undisturbed(run, again)
+
+    def test_a_signal_saves_and_requeues_and_the_next_life_goes_on(self):
+        run, nodes = self.new_run(), self.take_nodes(2)
+        job = self.pretrain(run, nodes)
+        self.wait_for_step(run, job)
+        job.cancel("--signal=USR1")
+        wait_until(lambda: job.requeues == 1, lambda: job.said, SECONDS_TO_END)
+        stopped_at = self.step_of(run)
+        self.assertLess(stopped_at, self.steps)
+        self.assertIn(f"stopped at step {stopped_at} (", job.said)
+        job.wait("COMPLETED")
+        self.assertEqual(job.requeues, 1, job.said)
+        self.assertIn(f"life 2: 2 ranks on 2 nodes, from step {stopped_at} of {run}", job.said)
+        self.expect_undisturbed(run, job)
+
+    def test_a_preempted_job_saves_and_comes_back(self):
+        run, nodes = self.new_run(), self.take_nodes(1)
+        job = self.pretrain(run, nodes, ranks=2, words=("--partition=low",))
+        self.wait_for_step(run, job)
+        frozen = freeze(self.ranks_of(run))
+        self.preempt(nodes, seconds=2)
+        thaw_with_signal(frozen)
+        job.wait("COMPLETED")
+        self.assertEqual(job.requeues, 1, job.said)
+        self.assertIn("stopped at step", job.said)
+        self.expect_undisturbed(run, job)
+
+    def test_the_time_limit_of_the_program_saves_and_requeues(self):
+        run, nodes = self.new_run(), self.take_nodes(1)
+        job = self.pretrain(run, nodes, ranks=2, time_limit=12)
+        self.wait_for_step(run, job)
+        frozen = freeze(self.ranks_of(run))
+        time.sleep(9)
+        thaw(frozen)
+        wait_until(lambda: job.requeues == 1, lambda: job.said, SECONDS_TO_END)
+        self.assertIn("stopped at step", job.said)
+        self.assertIn("--time-limit", job.said)
+        job.cancel()  # while it waits in the queue
+        again = self.pretrain(run, nodes)
         again.wait("COMPLETED")
         self.expect_undisturbed(run, again)
 
