@@ -12,6 +12,8 @@ from programs import MODEL, USAGE, options
 
 
 class Jobs(Trainings):
+    nodes = 10
+
     # --- what ends a job and must not be repeated
 
     def test_a_usage_error_is_refused_within_seconds_and_not_requeued(self):
@@ -92,6 +94,19 @@ class Jobs(Trainings):
         self.assertIn("life 2: 2 ranks on 2 nodes", job.said)
         self.expect_undisturbed(run, job)
 
+    def test_a_killed_slurmd_requeues_the_job_which_ends_with_the_same_bits(self):
+        run, nodes = self.new_run(), self.take_nodes(2)
+        job = self.pretrain(run, nodes)
+        self.wait_for_step(run, job)
+        freeze(self.ranks_of(run))  # they could go on without it, to the end
+        self.slurm.node("killd", nodes[1])
+        job.wait("PENDING")
+        self.slurm.node("kill", nodes[1])  # somebody looks after the node, and boots it
+        self.slurm.node("start", nodes[1])
+        job.wait("COMPLETED")
+        self.assertEqual(job.requeues, 1, job.said)
+        self.expect_undisturbed(run, job)
+
     def test_a_cancelled_job_ends_within_seconds_and_its_checkpoint_is_good(self):
         run, nodes = self.new_run(), self.take_nodes(1)
         job = self.pretrain(run, nodes, ranks=2)
@@ -166,6 +181,12 @@ class Jobs(Trainings):
         )
         job.wait("COMPLETED")
         self.assertTrue((tuned / "evaluation.json").is_file(), job.said)
+
+    def test_a_conversion_is_one_process_with_its_arguments(self):
+        program = self.stand_in("vitrail-checkpoint", 'echo "of $SLURM_STEP_NUM_TASKS: $1/$2/$3"')
+        job = self.submit("convert.sbatch", "runs/a", "a file.npz", nodes=self.take_nodes(1), ranks=1, bin=program)
+        job.wait("COMPLETED")
+        self.assertEqual(job.said.count("of 1: convert/runs/a/a file.npz"), 1, job.said)
 
     def test_an_array_of_a_scaling_experiment_gives_its_table(self):
         nodes, folder = self.take_nodes(2), self.new_run()
