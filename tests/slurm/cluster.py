@@ -3,6 +3,7 @@
     test_x.py PROGRAMS      where the programs lie
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -250,18 +251,23 @@ def freeze(pids):
 
 def thaw(pids):
     for pid in pids:
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def thaw_with_signal(pids, number=signal.SIGUSR1):
-    """Lets them go on when a signal is waiting for each."""
+    """Lets them go on when a signal is waiting for each. Slurm may do so itself: it sends CONT where it pre-empts."""
 
-    def is_waiting(pid):
-        pending = re.search(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-        return int(pending.group(1), 16) >> (number - 1) & 1
+    def is_frozen_without(pid):
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            return False  # it has ended
+        state, pending = (re.search(rf"^{key}:\s*(\w+)", status, re.MULTILINE).group(1) for key in ("State", "ShdPnd"))
+        return state == "T" and not int(pending, 16) >> (number - 1) & 1
 
     try:
-        wait_until(lambda: all(map(is_waiting, pids)), f"{number.name} reaches {pids}", 90)
+        wait_until(lambda: not any(map(is_frozen_without, pids)), f"{number.name} reaches {pids}", 90)
     finally:
         thaw(pids)
 
