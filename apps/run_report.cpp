@@ -114,7 +114,11 @@ Json start_json(MpiSession& session, const Machine& machine, const TrainState& s
   if (facts.end) {
     start.set("ends", Json::object().set("unix_s", facts.end->unix_s).set("says", facts.end->source));
   }
-  return start.set("settings", facts.settings);
+  Json settings = Json::object();
+  for (const JsonMember& one : facts.settings.members()) {
+    settings.set(one.key, one.value.items().size() == 1 ? one.value.items().front() : one.value);
+  }
+  return start.set("settings", std::move(settings));
 }
 
 /// "HDF5 1.10.8, oneDNN 2.6.3": those that results or files depend on most.

@@ -40,14 +40,14 @@ bool time_is_up(const TimeLeft& time);
 /// What a rank knows between two steps.
 struct Boundary {
   bool save_failed = false;  ///< that in the background
-  TimeLeft time;             ///< left_s is filled in by the watch
+  TimeLeft time;             ///< but left_s, which agree() finds out
 };
 
 /// What all ranks do, the same on each.
 struct Orders {
   bool stop = false;
   std::string why;           ///< when it must stop: for the log
-  bool save = false;         ///< minutes_between_saves are over
+  bool save = false;         ///< the minutes between saves are over
   bool save_failed = false;  ///< on at least one rank
 };
 

@@ -20,8 +20,6 @@ namespace vitrail {
 
 namespace {
 
-constexpr double kPatienceS = 5;  // with squeue
-
 [[noreturn]] void refuse(const std::string& words) {
   fail(ExitCode::usage, {text("'", words, "' is no time"), "times are written as 3600, 90m, 1:30:00 or 2-00:00:00",
                          "A number alone means seconds"});
@@ -65,14 +63,14 @@ std::string environment(const char* name) {
 }
 
 /// What squeue says of the end of a job; nothing when it does not answer in time.
-std::optional<double> ask_squeue(const std::string& job, const std::filesystem::path& folder) {
+std::optional<double> ask_squeue(const std::string& job, const std::filesystem::path& folder, double patience_s) {
   if (!whole_number(job)) return std::nullopt;
   const std::filesystem::path answer = folder / text(".squeue-", getpid());
   std::optional<double> end;
   try {
     ChildProcess squeue({"squeue", "-h", "-j", job, "-O", "EndTime"}, {"SLURM_TIME_FORMAT=standard"}, answer);
     const Stopwatch waiting;
-    while (squeue.running() && waiting.seconds() < kPatienceS) {
+    while (squeue.running() && waiting.seconds() < patience_s) {
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
     if (!squeue.running() && squeue.wait() == 0) end = moment_of(read_file(answer, ExitCode::other));
@@ -128,12 +126,12 @@ std::string local_time(double unix_s) {
 }
 
 std::optional<EndOfJob> find_end_of_job(const std::string& time_limit, double start_unix_s,
-                                        const std::filesystem::path& folder) {
+                                        const std::filesystem::path& folder, double patience_s) {
   if (!time_limit.empty()) return EndOfJob{start_unix_s + duration_of(time_limit), "--time-limit " + time_limit};
   if (const auto end = whole_number(environment("SLURM_JOB_END_TIME")); end && *end > 0) {
     return EndOfJob{static_cast<double>(*end), "SLURM_JOB_END_TIME"};
   }
-  if (const auto end = ask_squeue(environment("SLURM_JOB_ID"), folder)) return EndOfJob{*end, "squeue"};
+  if (const auto end = ask_squeue(environment("SLURM_JOB_ID"), folder, patience_s)) return EndOfJob{*end, "squeue"};
   return std::nullopt;
 }
 

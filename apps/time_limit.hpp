@@ -26,9 +26,9 @@ struct EndOfJob {
 };
 
 /// The end by `time_limit` (empty: not given) from `start_unix_s` on, else by SLURM_JOB_END_TIME, else what squeue says
-/// of SLURM_JOB_ID; nothing when nobody knows. squeue is asked once, for five seconds at most, with its answer in a
+/// of SLURM_JOB_ID; nothing when nobody knows. squeue is asked once, for `patience_s` at most, with its answer in a
 /// file in `folder`; what goes wrong there only means that the end is not known. For one rank to ask.
 std::optional<EndOfJob> find_end_of_job(const std::string& time_limit, double start_unix_s,
-                                        const std::filesystem::path& folder);
+                                        const std::filesystem::path& folder, double patience_s = 5);
 
 }  // namespace vitrail

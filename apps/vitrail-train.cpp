@@ -198,7 +198,7 @@ int end_in_full(const Log& log, const Settings& settings, const TrainState& stat
 /// failure matters.
 int end_in_time(const Log& log, const Settings& settings, const TrainState& state, const RunTotals& totals,
                 const std::string& why, JobRecord* record) {
-  report_end(log, state, totals, 0);
+  if (totals.steps > 0) report_end(log, state, totals, 0);
   log.info("stopped at step ", state.step, " (", why, "), which is saved; exit code ",
            static_cast<int>(ExitCode::requeue), ": run again with --resume");
   if (record != nullptr) {

@@ -13,7 +13,6 @@ namespace vitrail {
 namespace {
 
 constexpr std::int64_t kAlignment = 64;
-constexpr std::chrono::seconds kPatience{10};  // of the destructor
 
 std::int64_t aligned(std::int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -71,8 +70,8 @@ struct CheckpointSaver::Work {
 };
 
 CheckpointSaver::CheckpointSaver(Communicator& world, Device& device, std::filesystem::path run_dir,
-                                 SaveOptions options, std::span<const CheckpointPiece> pieces)
-    : device_(device), work_(std::make_unique<Work>()) {
+                                 SaveOptions options, std::span<const CheckpointPiece> pieces, double patience_s)
+    : device_(device), patience_s_(patience_s), work_(std::make_unique<Work>()) {
   work_->world = world.split(0);
   work_->run_dir = std::move(run_dir);
   work_->options = options;
@@ -88,7 +87,7 @@ CheckpointSaver::CheckpointSaver(Communicator& world, Device& device, std::files
 CheckpointSaver::~CheckpointSaver() {
   if (!thread_.joinable()) return;
   const Stopwatch waited;
-  while (running() && waited.seconds() < std::chrono::duration<double>(kPatience).count()) {
+  while (running() && waited.seconds() < patience_s_) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   if (running()) {

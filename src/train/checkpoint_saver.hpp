@@ -35,12 +35,12 @@ class CheckpointSaver {
  public:
   /// For pieces of these sizes. `world` carries host memory and outlives this object, like `device`, whose
   /// allocate_host() gives the buffer: as much memory as the pieces have. Collective: the saves have a communicator of
-  /// their own. Error (usage) when there is not enough memory.
+  /// their own. `patience_s`: of the destructor. Error (usage) when there is not enough memory.
   CheckpointSaver(Communicator& world, Device& device, std::filesystem::path run_dir, SaveOptions options,
-                  std::span<const CheckpointPiece> pieces);
+                  std::span<const CheckpointPiece> pieces, double patience_s = 10);
   CheckpointSaver(const CheckpointSaver&) = delete;
   CheckpointSaver& operator=(const CheckpointSaver&) = delete;
-  /// Gives a save that is in flight some seconds to end, and then leaves it alone, with its buffer: where an error ends
+  /// Gives a save that is in flight `patience_s` to end, and then leaves it alone, with its buffer: where an error ends
   /// the run, the other ranks may be gone already. Whoever wants the save calls wait() first.
   ~CheckpointSaver();
 
@@ -67,6 +67,7 @@ class CheckpointSaver {
   void settle();
 
   Device& device_;
+  double patience_s_;
   std::unique_ptr<Work> work_;  // what the thread uses
   std::thread thread_;
   bool in_flight_ = false;  // or ended, and nobody has looked

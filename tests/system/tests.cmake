@@ -9,6 +9,7 @@ foreach(script IN LISTS scripts)
                        ENVIRONMENT "${ranks_environment};PYTHONDONTWRITEBYTECODE=1")
 endforeach()
 
+set_tests_properties(system.stopping PROPERTIES TIMEOUT 600)  # many jobs
 set_tests_properties(system.cuda PROPERTIES TIMEOUT 600)  # kernels one thread after the other
 
 # The programs with the emulated GPU in the place of a real one: test equipment, never installed. What defines
