@@ -124,6 +124,14 @@ class Batch:
                 )
             time.sleep(0.2)
 
+    def wait_for_requeue(self, count, seconds=SECONDS_IN_ALL):
+        """Until it was requeued for the count-th time."""
+        start = time.monotonic()
+        while self.requeues < count:
+            if self.state in FINAL or time.monotonic() - start > seconds:
+                raise AssertionError(f"job {self.number} is {self.state} and not requeued:\n{self.said}")
+            time.sleep(0.2)
+
     def cancel(self, *words):
         self.slurm.ask("scancel", *words, self.number)
 
@@ -242,10 +250,21 @@ class Trainings(SlurmTests):
         return job
 
 
+def state_of(pid):
+    """(letter of a process's state, bits of signals that wait for it); a process that has ended is X."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return "X", 0
+    state, pending = (re.search(rf"^{key}:\s*(\w+)", status, re.MULTILINE).group(1) for key in ("State", "ShdPnd"))
+    return state, int(pending, 16)
+
+
 def freeze(pids):
     """The ranks' time stops, that of Slurm does not: what takes Slurm seconds may happen between any two steps."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: all(state_of(pid)[0] == "T" for pid in pids), f"{pids} are frozen")
     return pids
 
 
@@ -259,12 +278,8 @@ def thaw_with_signal(pids, number=signal.SIGUSR1):
     """Lets them go on when a signal is waiting for each. Slurm may do so itself: it sends CONT where it pre-empts."""
 
     def is_frozen_without(pid):
-        try:
-            status = Path(f"/proc/{pid}/status").read_text()
-        except OSError:
-            return False  # it has ended
-        state, pending = (re.search(rf"^{key}:\s*(\w+)", status, re.MULTILINE).group(1) for key in ("State", "ShdPnd"))
-        return state == "T" and not int(pending, 16) >> (number - 1) & 1
+        state, pending = state_of(pid)
+        return state == "T" and not pending >> (number - 1) & 1
 
     try:
         wait_until(lambda: not any(map(is_frozen_without, pids)), f"{number.name} reaches {pids}", 90)

@@ -7,13 +7,13 @@ import sys
 import time
 
 import cluster
-from cluster import SECONDS_TO_END, Trainings, freeze, thaw_with_signal, wait_until
+from cluster import SECONDS_TO_END, Trainings, freeze, thaw_with_signal
 from programs import CHECKPOINT
 
 
 class Chain(Trainings):
     nodes = 4
-    steps = 3000
+    steps = 2000
     save_every = 20
     slurm_options = ("-f", "24")  # MiB
 
@@ -44,7 +44,7 @@ class Chain(Trainings):
         self.say("job 2 takes its nodes")
         self.jobs.append(self.preempt(nodes[:2], seconds=1))
         thaw_with_signal(frozen)
-        wait_until(lambda: job.requeues == 1, lambda: job.said)
+        job.wait_for_requeue(1)
         job.wait("RUNNING")
         self.advance(job)
         self.say("job 1 is back, and loses a node")
@@ -70,7 +70,7 @@ class Chain(Trainings):
         job = self.pretrain_chain(nodes[3:], 1, words=("--time=1", "--signal=USR1@30"))
         self.advance(job)
         thaw_with_signal(freeze(self.ranks_of(self.run_dir)))
-        wait_until(lambda: job.requeues == 1, lambda: job.said)
+        job.wait_for_requeue(1)
         self.assertIn("stopped at step", job.said)
         self.say("it is requeued, and cancelled in its second life")
         job.wait("RUNNING")

@@ -129,7 +129,7 @@ class Jobs(Trainings):
         job = self.pretrain(run, nodes)
         self.wait_for_step(run, job)
         job.cancel("--signal=USR1")
-        wait_until(lambda: job.requeues == 1, lambda: job.said, SECONDS_TO_END)
+        job.wait_for_requeue(1, SECONDS_TO_END)
         stopped_at = self.step_of(run)
         self.assertLess(stopped_at, self.steps)
         self.assertIn(f"stopped at step {stopped_at} (", job.said)
@@ -157,7 +157,7 @@ class Jobs(Trainings):
         frozen = freeze(self.ranks_of(run))
         time.sleep(9)
         thaw(frozen)
-        wait_until(lambda: job.requeues == 1, lambda: job.said, SECONDS_TO_END)
+        job.wait_for_requeue(1, SECONDS_TO_END)
         self.assertIn("stopped at step", job.said)
         self.assertIn("--time-limit", job.said)
         job.cancel()  # while it waits in the queue
