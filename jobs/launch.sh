@@ -95,7 +95,8 @@ explain() {
       say "exit code $1: a rank crashed, ran out of memory or was killed, and srun ended the others; submit the same" \
         "to go on from the last checkpoint"
       ;;
-    *) say "exit code $1" ;;
+    1) say "exit code 1: the error stands above" ;;
+    *) say "exit code $1: none of Vitrail's own; srun says above what happened. Submit the same to go on" ;;
   esac
 }
 

@@ -57,6 +57,8 @@ boot() {
     while [ "$(readlink "/proc/$pid/ns/net")" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.02; done
     ip link add "$cable" type veth peer name eth0 netns "$pid"
     ip link set "$cable" master "$bridge" up
+    # The same hardware address as before its death: the others remember it.
+    nsenter -t "$pid" -n ip link set eth0 address "$(printf '02:00:00:00:00:%02x' "${node#n}")"
     nsenter -t "$pid" -n ip addr add "$prefix.${node#n}/24" dev eth0
     nsenter -t "$pid" -n ip link set eth0 up
     nsenter -t "$pid" -n ip link set lo up
