@@ -245,7 +245,7 @@ class Layouts {
   }
 
   static Outcome read_outcome(const fs::path& dir) {
-    const CheckpointReader reader(dir, true);
+    const CheckpointReader reader(dir);
     Outcome outcome{digest_of(reader, true), digest_of(reader, false), {}};
     Sha256 metrics;
     std::ifstream lines(dir / "metrics.jsonl");

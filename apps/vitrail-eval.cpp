@@ -97,7 +97,7 @@ int evaluate_checkpoint(MpiSession& session, int argc, char** argv) {
   const auto path = options.given("checkpoint") ? options.given("checkpoint") : options.given("run-dir");
   VITRAIL_EXPECT(path.has_value(), ExitCode::usage, "neither --run-dir nor --checkpoint was given",
                  "there is nothing to evaluate", "");
-  const CheckpointReader reader(*path, session.rank() == 0);  // one reads every byte for all
+  const CheckpointReader reader(*path);
   options.read_settings(remembered(reader.info().config));
   apply_run_options(options, settings.run, settings.texts);
   RunConfig& config = settings.run;

@@ -140,7 +140,7 @@ std::optional<std::filesystem::path> find_checkpoint(const RunConfig& config, Co
 /// Parameters from another run, before the first step.
 void start_from(TrainState& state, const Log& log) {
   const RunConfig& config = state.config;
-  const CheckpointReader reader(config.init_from, state.ranks.world.rank() == 0);  // one reads every byte for all
+  const CheckpointReader reader(config.init_from);
   const InitialWeights weights(state.table, reader, {config.new_head, config.init_average});
   weights.load(state.device, state.layout.first_expert(config.model), state.parameters);
   state.start_averages();
@@ -248,7 +248,7 @@ int train(MpiSession& session, int argc, char** argv, const Start& start) {
   TrainState state(config, machine.device(), machine.ops(), world, dataset.labels_per_image());
   Trainer trainer(state, last_step);
   if (checkpoint) {
-    const CheckpointReader reader(*checkpoint, world.rank() == 0);  // one reads every byte for all
+    const CheckpointReader reader(*checkpoint);
     expect_same_numerics(options, reader.info().config, reader.path().string());
     expect_same_data(fingerprint, dataset.name(), reader);
     restore(state, reader);

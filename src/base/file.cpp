@@ -3,21 +3,16 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <utility>
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
-
-#include "base/unique_handle.hpp"
 
 namespace vitrail {
 
 namespace {
 
-struct DescriptorTraits {
-  using Handle = int;
-  static constexpr Handle null = -1;
-  static void close(Handle handle) noexcept { ::close(handle); }
-};
 using Descriptor = UniqueHandle<DescriptorTraits>;
 
 /// Fails with the reason in errno.
@@ -88,6 +83,29 @@ void rename_durably(const std::filesystem::path& from, const std::filesystem::pa
   if (::rename(from.c_str(), to.c_str()) != 0) fail_with_errno(code, "rename to", to);
   sync_to_disk(folder_of(to), code);
   if (folder_of(from) != folder_of(to)) sync_to_disk(folder_of(from), code);
+}
+
+void DescriptorTraits::close(Handle handle) noexcept { ::close(handle); }
+
+FileBytes::FileBytes(std::filesystem::path path, ExitCode code)
+    : path_(std::move(path)), code_(code), descriptor_(open_or_fail(path_, O_RDONLY, code, "read").release()) {}
+
+std::int64_t FileBytes::size() const {
+  struct ::stat status {};
+  if (::fstat(descriptor_.get(), &status) != 0) fail_with_errno(code_, "read", path_);
+  return status.st_size;
+}
+
+void FileBytes::read(std::int64_t offset, std::span<std::byte> to) const {
+  while (!to.empty()) {
+    const ssize_t got = ::pread(descriptor_.get(), to.data(), to.size(), offset);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail_with_errno(code_, "read", path_);
+    VITRAIL_EXPECT(got > 0, code_, text("cannot read ", to.size(), " bytes of '", path_.string(), "' from ", offset),
+                   "the file ends before", "Restore the file");
+    offset += got;
+    to = to.subspan(static_cast<std::size_t>(got));
+  }
 }
 
 }  // namespace vitrail

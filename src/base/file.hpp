@@ -1,11 +1,16 @@
 #pragma once
-// Files as a whole: read, and replaced so that a crash leaves the old one or the new one, never half of it.
+// Files as a whole: read, and replaced so that a crash leaves the old one or the new one, never half of it. And single
+// stretches of their bytes.
 
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 
 #include "base/error.hpp"
+#include "base/unique_handle.hpp"
 
 namespace vitrail {
 
@@ -21,5 +26,28 @@ void sync_to_disk(const std::filesystem::path& path, ExitCode code);
 /// Renames a file or folder within one file system, then forces both folders' entries to disk. Replaces a file of the
 /// new name, and a folder only if it is empty.
 void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to, ExitCode code);
+
+struct DescriptorTraits {
+  using Handle = int;
+  static constexpr Handle null = -1;
+  static void close(Handle handle) noexcept;
+};
+
+/// An open file whose bytes are read at any place. Several threads may read at the same time.
+class FileBytes {
+ public:
+  /// Error(code) if it is missing or cannot be read.
+  FileBytes(std::filesystem::path path, ExitCode code);
+
+  [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
+  [[nodiscard]] std::int64_t size() const;
+  /// Fills `to` with the bytes from `offset` on. Error(code) if it cannot, or if the file ends before.
+  void read(std::int64_t offset, std::span<std::byte> to) const;
+
+ private:
+  std::filesystem::path path_;
+  ExitCode code_;
+  UniqueHandle<DescriptorTraits> descriptor_;
+};
 
 }  // namespace vitrail

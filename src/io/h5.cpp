@@ -43,8 +43,8 @@ Any file_access(bool for_reading, ExitCode code) {
   // Closing the file closes what is still open in it, so that close() always means closed.
   check(H5Pset_fclose_degree(properties.get(), H5F_CLOSE_STRONG), code, problem);
 #if H5_VERSION_GE(1, 10, 7)
-  // Many ranks read one shard, often on file systems without locks.
-  if (for_reading) check(H5Pset_file_locking(properties.get(), false, true), code, problem);
+  // Many ranks read one shard, often on file systems without locks; who writes to a file has it alone.
+  check(H5Pset_file_locking(properties.get(), false, true), code, problem);
 #endif
   // 1.8's format for new objects: attributes may exceed 64 KiB; h5py, h5dump and HDF5 1.10 read it.
   if (!for_reading) {
@@ -140,6 +140,16 @@ void Dataset::write_region(Dtype as, const Shape& start, const Shape& count, con
   transfer(false, as, &start, &count, const_cast<void*>(from));
 }
 
+std::int64_t Dataset::offset() const {
+  const Door door;
+  const haddr_t place = H5Dget_offset(handle_.get());
+  if (place == HADDR_UNDEF) {
+    H5Eclear2(H5E_DEFAULT);
+    fail(code_, {text(where_, " has no place in its file"), "it is in pieces, or nothing was written to it", ""});
+  }
+  return static_cast<std::int64_t>(place);
+}
+
 void Dataset::transfer(bool reading, Dtype as, const Shape* start, const Shape* count, void* memory) const {
   const Door door;
   const std::string problem = (reading ? "cannot read " : "cannot write ") + where_;
@@ -177,12 +187,16 @@ void Dataset::transfer(bool reading, Dtype as, const Shape* start, const Shape* 
 
 File::File(HandleId handle, std::string path, ExitCode code) : handle_(handle), path_(std::move(path)), code_(code) {}
 
-File File::open(const std::filesystem::path& path, ExitCode code) {
+File File::open(const std::filesystem::path& path, ExitCode code) { return open_existing(path, true, code); }
+
+File File::append(const std::filesystem::path& path, ExitCode code) { return open_existing(path, false, code); }
+
+File File::open_existing(const std::filesystem::path& path, bool for_reading, ExitCode code) {
   const Door door;
   const std::string objection = objection_to_reading(path);
   VITRAIL_EXPECT(objection.empty(), code, text("cannot open '", path.string(), "'"), objection, "Is the path right?");
-  const Any properties = file_access(true, code);
-  const HandleId handle = H5Fopen(path.c_str(), H5F_ACC_RDONLY, properties.get());
+  const Any properties = file_access(for_reading, code);
+  const HandleId handle = H5Fopen(path.c_str(), for_reading ? H5F_ACC_RDONLY : H5F_ACC_RDWR, properties.get());
   if (handle < 0) {
     fail(code, {text("cannot open '", path.string(), "'"), reason(),
                 "The file is damaged, cut short or not an HDF5 file; restore it or make it again"});

@@ -67,6 +67,9 @@ class Dataset {
   void read_region(Dtype as, const Shape& start, const Shape& count, void* to) const;
   void write(Dtype as, const void* from);
   void write_region(Dtype as, const Shape& start, const Shape& count, const void* from);
+  /// Where in the file the bytes of a contiguous dataset lie, in one run. They have a place from the first write on,
+  /// and keep it; without one, an Error.
+  [[nodiscard]] std::int64_t offset() const;
 
  private:
   friend class File;
@@ -85,6 +88,8 @@ class File {
   static File open(const std::filesystem::path& path, ExitCode code);
   /// Makes a new file for reading and writing; an old one of that name is lost.
   static File create(const std::filesystem::path& path, ExitCode code);
+  /// Opens an existing file to add objects to it. What is in it stays where it is.
+  static File append(const std::filesystem::path& path, ExitCode code);
 
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
   /// Is there a group or dataset of this name?
@@ -148,6 +153,7 @@ class File {
 
  private:
   File(HandleId handle, std::string path, ExitCode code);
+  static File open_existing(const std::filesystem::path& path, bool for_reading, ExitCode code);
   void expect_one(const std::string& dataset, std::size_t elements) const;
   [[nodiscard]] std::string name_of_object(std::string_view kind, const std::string& object) const;
   void write_attribute(const std::string& object, const std::string& name, HandleId type, const void* value);

@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "base/file.hpp"
@@ -133,7 +135,7 @@ void CheckpointFolder::abandon(std::int64_t step) const noexcept {
   fs::remove_all(unfinished(step), failure);
 }
 
-void CheckpointFolder::prune(int keep_last) const {
+void CheckpointFolder::prune(int keep_last, std::int64_t keep_every) const {
   if (keep_last <= 0) return;
   std::vector<Entry> complete;
   for (Entry& entry : entries_of(path_)) {
@@ -142,29 +144,32 @@ void CheckpointFolder::prune(int keep_last) const {
   std::sort(complete.begin(), complete.end(), [](const Entry& a, const Entry& b) { return a.step > b.step; });
   const std::string latest = name_of_latest(path_);
   for (std::size_t i = static_cast<std::size_t>(keep_last); i < complete.size(); ++i) {
-    if (complete[i].path.filename() != latest) remove_checkpoint(complete[i].path);
+    const bool is_milestone = keep_every > 0 && complete[i].step % keep_every == 0;
+    if (!is_milestone && complete[i].path.filename() != latest) remove_checkpoint(complete[i].path);
   }
 }
 
-std::optional<fs::path> latest_checkpoint(const fs::path& run_dir) {
+std::vector<fs::path> complete_checkpoints(const fs::path& run_dir) {
   const fs::path checkpoints = run_dir / "checkpoints";
-  const std::string named = name_of_latest(checkpoints);
-  if (!named.empty()) {
-    for (const char* suffix : {"", ".old"}) {
-      if (is_complete(checkpoints / (named + suffix))) return checkpoints / (named + suffix);
-    }
+  std::vector<Entry> complete;
+  for (Entry& entry : entries_of(checkpoints)) {
+    if (entry.suffix != ".tmp" && is_complete(entry.path)) complete.push_back(std::move(entry));
   }
-  const Entry* newest = nullptr;
-  const std::vector<Entry> entries = entries_of(checkpoints);
-  for (const Entry& entry : entries) {
-    if (entry.suffix == ".tmp" || !is_complete(entry.path)) continue;
-    // Of one step, the new one (no suffix) goes before the old.
-    const bool newer =
-        newest == nullptr || entry.step > newest->step || (entry.step == newest->step && entry.suffix.empty());
-    if (newer) newest = &entry;
-  }
-  if (newest == nullptr) return std::nullopt;
-  return newest->path;
+  const std::string latest = name_of_latest(checkpoints);
+  // Of one step, the new one (no suffix) goes before the old.
+  const auto key_of = [&](const Entry& entry) {
+    return std::tuple(step_name(entry.step) == latest, entry.step, entry.suffix.empty());
+  };
+  std::sort(complete.begin(), complete.end(), [&](const Entry& a, const Entry& b) { return key_of(a) > key_of(b); });
+  std::vector<fs::path> paths;
+  for (const Entry& entry : complete) paths.push_back(entry.path);
+  return paths;
+}
+
+std::optional<fs::path> latest_checkpoint(const fs::path& run_dir) {
+  const std::vector<fs::path> complete = complete_checkpoints(run_dir);
+  if (complete.empty()) return std::nullopt;
+  return complete.front();
 }
 
 }  // namespace vitrail

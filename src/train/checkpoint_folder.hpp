@@ -28,9 +28,10 @@ class CheckpointFolder {
   void publish(std::int64_t step) const;
   /// Removes unfinished(step), as far as that is possible.
   void abandon(std::int64_t step) const noexcept;
-  /// Removes all but the `keep_last` newest checkpoints (0: none), but never the one that `latest` names. What cannot
-  /// be removed stays: the next save tries again.
-  void prune(int keep_last) const;
+  /// Removes all but the `keep_last` newest checkpoints (0: removes none), but neither those of steps that `keep_every`
+  /// divides (0: no such steps) nor the one that `latest` names. What cannot be removed stays: the next save tries
+  /// again.
+  void prune(int keep_last, std::int64_t keep_every) const;
 
  private:
   void repair() const;

@@ -11,7 +11,7 @@ namespace vitrail {
 namespace {
 
 constexpr const char* kFormat = "vitrail checkpoint";
-constexpr std::int64_t kVersion = 1;
+constexpr std::int64_t kVersion = 2;
 constexpr const char* kUseAnother = "Use another checkpoint of the run";
 
 Json shape_to_json(const Shape& shape) {
@@ -42,14 +42,25 @@ Dtype dtype_from_json(const Json& json, const std::string& tensor) {
   return *found;
 }
 
+/// The items of an array of `n`.
+template <std::size_t n>
+std::array<Json, n> expect_items(const Json& json) {
+  VITRAIL_EXPECT(json.items().size() == n, ExitCode::checkpoint,
+                 text("'", json.dump().substr(0, 60), "' in a manifest"), text("it must have ", n, " items"),
+                 kUseAnother);
+  std::array<Json, n> items;
+  std::copy(json.items().begin(), json.items().end(), items.begin());
+  return items;
+}
+
 std::vector<CheckpointFile> files_from_json(const Json& json) {
   std::vector<CheckpointFile> files;
   for (const Json& entry : json.items()) {
-    files.push_back({entry.at("name").as_string(), entry.at("bytes").as_integer(), entry.at("sha256").as_string()});
-    const std::string& name = files.back().name;
-    VITRAIL_EXPECT(!name.empty() && name.find('/') == std::string::npos, ExitCode::checkpoint,
-                   text("the checkpoint's file name '", name, "'"), "it must be a file in the checkpoint's own folder",
-                   kUseAnother);
+    const auto& [name, bytes, sum] = expect_items<3>(entry);
+    files.push_back({name.as_string(), bytes.as_integer(), sum.as_string()});
+    VITRAIL_EXPECT(!files.back().name.empty() && files.back().name.find('/') == std::string::npos, ExitCode::checkpoint,
+                   text("the checkpoint's file name '", files.back().name, "'"),
+                   "it must be a file in the checkpoint's own folder", kUseAnother);
   }
   return files;
 }
@@ -78,24 +89,58 @@ void check_kind(const Json& manifest, const std::string& path) {
                  "its checksum (member 'sha256') does not fit the rest", kUseAnother);
 }
 
+Json tensor_to_json(const StoredTensor& tensor) {
+  Json pieces = Json::array();
+  for (const StoredPiece& piece : tensor.pieces) {
+    pieces.push_back(Json::array()
+                         .push_back(piece.file)
+                         .push_back(piece.first)
+                         .push_back(piece.count)
+                         .push_back(piece.offset)
+                         .push_back(piece.sums));
+  }
+  return Json::object()
+      .set("shape", shape_to_json(tensor.shape))
+      .set("dtype", name_of(tensor.dtype))
+      .set("pieces", std::move(pieces));
+}
+
+/// Members of an object, and of those in it, on lines of their own: readable, without a line for every number.
+std::string in_lines(const Json& json, const std::string& indent = " ") {
+  if (indent.size() > 2 || !json.is_object() || json.members().empty()) return json.dump();
+  std::string lines = "{";
+  for (const JsonMember& member : json.members()) {
+    lines += text(lines.size() > 1 ? ",\n" : "\n", indent, Json(member.key).dump(), ": ",
+                  in_lines(member.value, indent + " "));
+  }
+  return lines + "}";
+}
+
+/// The piece lies in a file of the checkpoint and has a checksum for each block.
+void check_place(const CheckpointManifest& manifest, const std::string& name, Dtype dtype, const StoredPiece& piece,
+                 const std::string& path) {
+  const auto files = static_cast<std::int64_t>(manifest.files.size());
+  VITRAIL_EXPECT(piece.file >= 0 && piece.file < files, ExitCode::checkpoint,
+                 text("'", path, "': tensor '", name, "' has a piece in file ", piece.file),
+                 text("the checkpoint has ", files, " files"), kUseAnother);
+  const CheckpointFile& file = manifest.files[static_cast<std::size_t>(piece.file)];
+  const bool fits = piece.offset >= 0 && piece.count <= (file.bytes - piece.offset) / size_of(dtype);
+  VITRAIL_EXPECT(fits, ExitCode::checkpoint,
+                 text("'", path, "': ", piece.count, " elements of tensor '", name, "' from byte ", piece.offset,
+                      " on of '", file.name, "'"),
+                 text("the file has ", file.bytes, " bytes"), kUseAnother);
+  const std::int64_t bytes = piece.count * size_of(dtype);
+  const std::int64_t blocks = (bytes + manifest.block_bytes - 1) / manifest.block_bytes;
+  VITRAIL_EXPECT(static_cast<std::int64_t>(piece.sums.size()) == blocks * kSumDigits, ExitCode::checkpoint,
+                 text("'", path, "': ", piece.sums.size(), " digits of checksums for a piece of tensor '", name, "'"),
+                 text("it has ", blocks, " blocks"), kUseAnother);
+}
+
 }  // namespace
 
 Json tensors_to_json(const StoredTensors& tensors) {
   Json json = Json::object();
-  for (const auto& [name, tensor] : tensors) {
-    Json pieces = Json::array();
-    for (const StoredPiece& piece : tensor.pieces) {
-      pieces.push_back(Json::object()
-                           .set("file", piece.file)
-                           .set("dataset", piece.dataset)
-                           .set("first", piece.first)
-                           .set("count", piece.count));
-    }
-    json.set(name, Json::object()
-                       .set("shape", shape_to_json(tensor.shape))
-                       .set("dtype", name_of(tensor.dtype))
-                       .set("pieces", std::move(pieces)));
-  }
+  for (const auto& [name, tensor] : tensors) json.set(name, tensor_to_json(tensor));
   return json;
 }
 
@@ -106,8 +151,9 @@ StoredTensors tensors_from_json(const Json& json) {
     tensor.shape = shape_from_json(member.value.at("shape"), member.key);
     tensor.dtype = dtype_from_json(member.value.at("dtype"), member.key);
     for (const Json& piece : member.value.at("pieces").items()) {
-      tensor.pieces.push_back({piece.at("file").as_integer(), piece.at("dataset").as_string(),
-                               piece.at("first").as_integer(), piece.at("count").as_integer()});
+      const auto& [file, first, count, offset, sums] = expect_items<5>(piece);
+      tensor.pieces.push_back(
+          {file.as_integer(), first.as_integer(), count.as_integer(), offset.as_integer(), sums.as_string()});
     }
   }
   return tensors;
@@ -142,7 +188,7 @@ void sort_and_check_pieces(StoredTensors& tensors, const std::string& where) {
 std::string manifest_text(const CheckpointManifest& manifest) {
   Json files = Json::array();
   for (const CheckpointFile& file : manifest.files) {
-    files.push_back(Json::object().set("name", file.name).set("bytes", file.bytes).set("sha256", file.sha256));
+    files.push_back(Json::array().push_back(file.name).push_back(file.bytes).push_back(file.sum));
   }
   Json json = Json::object()
                   .set("format", kFormat)
@@ -150,11 +196,12 @@ std::string manifest_text(const CheckpointManifest& manifest) {
                   .set("step", manifest.info.step)
                   .set("config", manifest.info.config)
                   .set("layout", manifest.info.layout)
+                  .set("block_bytes", manifest.block_bytes)
                   .set("files", std::move(files))
                   .set("tensors", tensors_to_json(manifest.tensors));
   // Printed, read and printed: numbers that JSON has no word for (NaN) are null from the first checksum on.
   json.set("sha256", sha256_of(Json::parse(json.dump(), kManifestName, ExitCode::checkpoint).dump()));
-  return json.dump(1) + "\n";
+  return in_lines(json) + "\n";
 }
 
 CheckpointManifest read_manifest(const std::filesystem::path& folder) {
@@ -163,17 +210,17 @@ CheckpointManifest read_manifest(const std::filesystem::path& folder) {
   check_kind(json, path);
   CheckpointManifest manifest;
   manifest.info = {json.at("step").as_integer(), json.at("config"), json.at("layout")};
+  manifest.block_bytes = json.at("block_bytes").as_integer();
+  // No element may lie in two blocks.
+  VITRAIL_EXPECT(manifest.block_bytes > 0 && manifest.block_bytes % 8 == 0, ExitCode::checkpoint,
+                 text("'", path, "': blocks of ", manifest.block_bytes, " bytes"), "they must hold whole elements",
+                 kUseAnother);
   manifest.files = files_from_json(json.at("files"));
   manifest.tensors = tensors_from_json(json.at("tensors"));
-  const auto files = static_cast<std::int64_t>(manifest.files.size());
-  for (const auto& [name, tensor] : manifest.tensors) {
-    for (const StoredPiece& piece : tensor.pieces) {
-      VITRAIL_EXPECT(piece.file >= 0 && piece.file < files, ExitCode::checkpoint,
-                     text("'", path, "': tensor '", name, "' has a piece in file ", piece.file),
-                     text("the checkpoint has ", files, " files"), kUseAnother);
-    }
-  }
   sort_and_check_pieces(manifest.tensors, text("'", path, "'"));
+  for (const auto& [name, tensor] : manifest.tensors) {
+    for (const StoredPiece& piece : tensor.pieces) check_place(manifest, name, tensor.dtype, piece, path);
+  }
   return manifest;
 }
 

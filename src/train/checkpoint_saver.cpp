@@ -31,16 +31,6 @@ HostTensor buffer_for(Device& device, std::span<const CheckpointPiece> pieces) {
   }
 }
 
-SaveReport save(Communicator& world, const std::filesystem::path& run_dir, const CheckpointInfo& info,
-                std::span<const CheckpointPiece> pieces, const SaveOptions& options) {
-  const Stopwatch clock;
-  std::int64_t bytes = 0;
-  for (const CheckpointPiece& piece : pieces) bytes += piece.data.bytes();
-  world.all_sum({&bytes, 1});
-  save_checkpoint(world, run_dir, info, pieces, options.keep_last);
-  return {bytes, clock.seconds()};
-}
-
 }  // namespace
 
 /// One save as the thread sees it; between saves it belongs to the caller.
@@ -60,7 +50,7 @@ struct CheckpointSaver::Work {
 
   void run() noexcept {
     try {
-      report = save(*world, run_dir, info, copies, options);
+      report = save_checkpoint(*world, run_dir, info, copies, options);
     } catch (...) {
       failure = std::current_exception();
       has_failed = true;

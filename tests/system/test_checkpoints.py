@@ -116,6 +116,15 @@ class Checkpoints(Programs):
         self.assertEqual(self.latest_step(self.run_dir), 6)
         self.assertEqual([line["step"] for line in self.metrics(self.run_dir)], [1, 2, 3, 4, 5, 6])
 
+    def test_which_checkpoints_stay_and_in_how_many_files(self):
+        run = self.new_run()
+        self.train(2, run=run, save_every=1, keep_last=1, keep_every=2, checkpoint_writers=1, steps=5)
+        checkpoints = run / "checkpoints"
+        self.assertEqual([path.name for path in sorted(checkpoints.glob("step-*"))],
+                         ["step-00000002", "step-00000004", "step-00000005"])
+        self.assertEqual([len(list(path.glob("*.h5"))) for path in checkpoints.glob("step-*")], [1, 1, 1])
+        self.refused(USAGE, "--keep-every -1", "it is a number from 0 on", keep_every=-1)
+
     def test_numbers_that_blow_up_name_step_and_layer(self):
         # Step 1 changes nothing: warm-up begins at 0. Step 2 throws the weights away.
         run = self.new_run()

@@ -105,7 +105,7 @@ inline CheckpointInfo sample_info(std::int64_t step) {
 inline void save(const std::filesystem::path& run_dir, std::int64_t step, const Sample& sample, int keep_last = 0,
                  std::int64_t run = 1 << 20) {
   const std::unique_ptr<Communicator> self = make_self_communicator();
-  save_checkpoint(*self, run_dir, sample_info(step), sample.pieces(run), keep_last);
+  save_checkpoint(*self, run_dir, sample_info(step), sample.pieces(run), {.keep_last = keep_last});
 }
 
 inline std::vector<std::uint8_t> read_range(const CheckpointReader& reader, const std::string& name, std::int64_t first,
@@ -116,9 +116,9 @@ inline std::vector<std::uint8_t> read_range(const CheckpointReader& reader, cons
   return bytes;
 }
 
-/// Does the checkpoint hold the sample, bit by bit, and nothing else?
+/// Does the checkpoint hold the sample, bit by bit, and nothing else, and is it undamaged?
 inline bool holds(const CheckpointReader& reader, const Sample& sample) {
-  if (reader.tensors().size() != sample.tensors().size()) return false;
+  if (reader.tensors().size() != sample.tensors().size() || !reader.verify().empty()) return false;
   return std::all_of(sample.tensors().begin(), sample.tensors().end(), [&](const SampleTensor& tensor) {
     return reader.has(tensor.name) && reader.shape(tensor.name) == tensor.shape &&
            reader.dtype(tensor.name) == tensor.dtype &&

@@ -91,7 +91,7 @@ TEST_F(CheckpointFolderTest, PruningLeavesOtherPeoplesFilesAlone) {
 TEST_F(CheckpointFolderTest, TheSameStepIsReplaced) {
   save(run_dir(), 10, one_);
   save(run_dir(), 10, two_);
-  EXPECT_TRUE(holds(CheckpointReader(run_dir(), true), two_));
+  EXPECT_TRUE(holds(CheckpointReader(run_dir()), two_));
   EXPECT_EQ(saved(run_dir()), (Names{"latest", "step-00000010"}));
 }
 
@@ -107,7 +107,7 @@ TEST_F(CheckpointFolderTest, TheRestOfACrashedSaveIsRemovedByTheNext) {
 TEST_F(CheckpointFolderTest, ACheckpointThatWasBeingReplacedIsStillThere) {
   save(run_dir(), 10, one_);
   fs::rename(checkpoints() / "step-00000010", checkpoints() / "step-00000010.old");
-  EXPECT_TRUE(holds(CheckpointReader(run_dir(), true), one_));
+  EXPECT_TRUE(holds(CheckpointReader(run_dir()), one_));
   save(run_dir(), 20, two_);
   EXPECT_EQ(saved(run_dir()), (Names{"latest", "step-00000010", "step-00000020"}));
 }
@@ -133,12 +133,12 @@ void kill_everywhere(std::int64_t step, int keep_last) {
     if (ending == Ending::cannot_trace) GTEST_SKIP() << "this machine does not let a process trace its child";
     ASSERT_NE(ending, Ending::failed);
     SCOPED_TRACE(text("killed at call ", killed));
-    const CheckpointReader reader(folder.path(), true);
+    const CheckpointReader reader(folder.path());
     const bool is_new = holds(reader, after);
     EXPECT_TRUE(is_new ? reader.info().step == step : reader.info().step == 10 && holds(reader, before));
     EXPECT_TRUE(is_new || ending == Ending::killed);
     save(folder.path(), 30, next, 1);
-    EXPECT_TRUE(holds(CheckpointReader(folder.path(), true), next));
+    EXPECT_TRUE(holds(CheckpointReader(folder.path()), next));
     std::vector<std::string> left = saved(folder.path());
     EXPECT_EQ(left, (Names{"latest", "step-00000030"}));
   }

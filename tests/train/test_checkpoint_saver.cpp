@@ -56,7 +56,7 @@ TEST_F(CheckpointSavers, SavesWhatWasThereWhenItStarted) {
   start(mine, 7);
   overwrite(sample_, Sample(2));
   mine.wait();
-  const CheckpointReader reader(folder_.path(), true);
+  const CheckpointReader reader(folder_.path());
   EXPECT_EQ(reader.info().step, 7);
   EXPECT_EQ(reader.info().config, sample_info(7).config);
   EXPECT_TRUE(holds(reader, before));
@@ -74,7 +74,7 @@ TEST_F(CheckpointSavers, KeepsOneSaveInFlight) {
   mine.wait();
   EXPECT_EQ(saved(folder_.path()), (Names{"latest", "step-00000001", "step-00000002", "step-00000003"}));
   for (const std::int64_t step : {1, 2, 3}) {
-    const CheckpointReader reader(folder_.path() / "checkpoints" / text("step-0000000", step), true);
+    const CheckpointReader reader(folder_.path() / "checkpoints" / text("step-0000000", step));
     EXPECT_TRUE(holds(reader, Sample(static_cast<std::uint64_t>(step)))) << step;
   }
 }
@@ -126,7 +126,7 @@ TEST_F(CheckpointSavers, FailOnceAndSaveAgain) {
   fs::remove(checkpoints);
   start(mine, 4);
   mine.wait();
-  EXPECT_TRUE(holds(CheckpointReader(folder_.path(), true), sample_));
+  EXPECT_TRUE(holds(CheckpointReader(folder_.path()), sample_));
 }
 
 TEST_F(CheckpointSavers, RefusePiecesThatTheBufferWasNotMadeFor) {
@@ -148,7 +148,7 @@ TEST_F(CheckpointSavers, LetASaveEndWhenTheyAreDestroyed) {
     CheckpointSaver mine = saver();
     start(mine, 1);
   }
-  EXPECT_TRUE(holds(CheckpointReader(folder_.path(), true), sample_));
+  EXPECT_TRUE(holds(CheckpointReader(folder_.path()), sample_));
 }
 
 /// A world in which the other ranks are gone: a collective does not return until the test is over.
@@ -229,7 +229,7 @@ TEST_F(CheckpointSavers, DownloadWhatADeviceHolds) {
   mine.start(sample_info(7), pieces());
   overwrite(sample_, Sample(2));
   mine.wait();
-  EXPECT_TRUE(holds(CheckpointReader(folder_.path(), true), before));
+  EXPECT_TRUE(holds(CheckpointReader(folder_.path()), before));
 }
 
 }  // namespace

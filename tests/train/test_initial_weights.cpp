@@ -46,7 +46,7 @@ class InitialWeightsTest : public ::testing::Test {
       pieces.push_back({also + table[i].name, table[i].shape, 0, average.view({count})});
     }
     const auto self = make_self_communicator();
-    save_checkpoint(*self, folder_.path(), testing::sample_info(3), pieces, 0);
+    save_checkpoint(*self, folder_.path(), testing::sample_info(3), pieces, {.keep_last = 0});
   }
 
   /// Loads the checkpoint into a model of `config` with experts first .. first + here - 1 (0: all).

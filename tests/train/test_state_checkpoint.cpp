@@ -46,7 +46,7 @@ struct OneRank {
     state.step = 3;
   }
   void save(const std::filesystem::path& run_dir) {
-    save_checkpoint(*world, run_dir, {state.step, Json::object(), Json::object()}, checkpoint_pieces(state), 1);
+    save_checkpoint(*world, run_dir, {state.step, Json::object(), Json::object()}, checkpoint_pieces(state), {});
   }
 };
 

@@ -1,0 +1,124 @@
+#include <gtest/gtest.h>
+
+#include "tests/train/checkpoint_samples.hpp"
+#include "tests/train/file_size_limit.hpp"
+#include "train/checkpoint_manifest.hpp"
+#include "train/checkpoint_stream.hpp"
+
+namespace vitrail {
+namespace {
+
+using testing::failure_of;
+using testing::holds;
+using testing::Sample;
+using testing::sample_info;
+using testing::saved;
+using testing::TemporaryFolder;
+using Names = std::vector<std::string>;
+
+bool says(const std::string& message, const std::string& words) { return message.find(words) != std::string::npos; }
+
+/// The sample, in stretches of so many elements.
+void stream(CheckpointStream& to, const Sample& sample, std::int64_t stretch) {
+  for (const testing::SampleTensor& tensor : sample.tensors()) {
+    to.begin(tensor.name, tensor.shape, tensor.dtype);
+    const std::int64_t elements = tensor.shape.elements();
+    for (std::int64_t first = 0; first < elements; first += stretch) {
+      to.write(tensor.range(first, std::min(stretch, elements - first)));
+    }
+  }
+}
+
+class CheckpointStreamTest : public ::testing::Test {
+ protected:
+  [[nodiscard]] const std::filesystem::path& run_dir() const { return folder_.path(); }
+  TemporaryFolder folder_;
+  const Sample sample_;
+};
+
+TEST_F(CheckpointStreamTest, WritesWhatSavingWritesInAnyNumberOfFilesAndStretches) {
+  const TemporaryFolder whole;
+  testing::save(whole.path(), 7, sample_);
+  const std::string digest = CheckpointReader(whole.path()).digest();
+  for (const int files : {1, 2, 5}) {
+    for (const std::int64_t stretch : {1 << 20, 100, 7}) {
+      CheckpointStream writer(run_dir(), sample_info(7), files);
+      stream(writer, sample_, stretch);
+      const std::filesystem::path made = writer.finish();
+      EXPECT_EQ(made, run_dir() / "checkpoints" / "step-00000007");
+      const CheckpointReader reader(run_dir());
+      EXPECT_TRUE(holds(reader, sample_)) << files << " " << stretch;
+      EXPECT_EQ(reader.path(), made);
+      EXPECT_EQ(reader.digest(), digest);
+      EXPECT_EQ(read_manifest(made).files.size(), static_cast<std::size_t>(files));
+    }
+  }
+}
+
+TEST_F(CheckpointStreamTest, CutsEveryTensorIntoEqualRuns) {
+  CheckpointStream writer(run_dir(), sample_info(7), 4);
+  stream(writer, sample_, 1000);
+  writer.finish();
+  const CheckpointReader reader(run_dir());
+  std::vector<std::int64_t> counts;
+  for (const StoredPlace& place : reader.places("parameters/block/kernel")) counts.push_back(place.count);
+  EXPECT_EQ(counts, (std::vector<std::int64_t>{57, 58, 58, 58}));
+  EXPECT_EQ(reader.places("parameters/temperature").size(), 1U);
+}
+
+TEST_F(CheckpointStreamTest, LongTensorsHaveTheSumsOfTheirBlocks) {
+  const std::int64_t elements = kBlockBytes * 5 / 8;  // 2.5 blocks of f32
+  const std::vector<float> values(static_cast<std::size_t>(elements), 1.25F);
+  CheckpointStream writer(run_dir(), sample_info(7));
+  writer.begin("long", {elements}, Dtype::f32);
+  writer.write(ConstTensor(values.data(), {elements - 5}, Dtype::f32));
+  writer.write(ConstTensor(values.data(), {5}, Dtype::f32));
+  writer.finish();
+  EXPECT_EQ(read_manifest(CheckpointReader(run_dir()).path()).tensors.at("long").pieces.at(0).sums.size(), 3U * 64U);
+  EXPECT_TRUE(CheckpointReader(run_dir()).verify().empty());
+}
+
+TEST_F(CheckpointStreamTest, WithoutFinishNothingIsLeftAndTheOneBeforeIsGood) {
+  testing::save(run_dir(), 3, sample_);
+  {
+    CheckpointStream writer(run_dir(), sample_info(7), 2);
+    stream(writer, sample_, 100);
+    EXPECT_EQ(saved(run_dir()), (Names{"latest", "step-00000003", "step-00000007.tmp"}));
+  }
+  EXPECT_EQ(saved(run_dir()), (Names{"latest", "step-00000003"}));
+  EXPECT_TRUE(holds(CheckpointReader(run_dir()), sample_));
+}
+
+TEST_F(CheckpointStreamTest, AFullDiskIsAnErrorAndNothingIsLeft) {
+  testing::save(run_dir(), 3, sample_);
+  for (const rlim_t bytes : {0, 1000, 5000}) {
+    const std::string said = failure_of([&] {
+      const testing::FileSizeLimit limit(bytes);
+      CheckpointStream writer(run_dir(), sample_info(7), 2);
+      stream(writer, Sample(2), 100);
+      writer.finish();
+    });
+    EXPECT_TRUE(says(said, "File too large")) << said;
+    EXPECT_EQ(saved(run_dir()), (Names{"latest", "step-00000003"}));
+  }
+}
+
+TEST_F(CheckpointStreamTest, RefusesWhatDoesNotMakeWholeTensors) {
+  CheckpointStream writer(run_dir(), sample_info(7));
+  const std::vector<float> values(8);
+  const ConstTensor four{values.data(), {4}, Dtype::f32};
+  EXPECT_TRUE(says(failure_of([&] { writer.write(four); }), "none was begun"));
+  EXPECT_TRUE(says(failure_of([&] { writer.begin("/x", {1}, Dtype::f32); }), "single slashes"));
+  EXPECT_TRUE(says(failure_of([&] { writer.begin("x", {1}, Dtype::c128); }), "complex"));
+  writer.begin("x", {6}, Dtype::f32);
+  EXPECT_TRUE(says(failure_of([&] { writer.write({values.data(), {2}, Dtype::f64}); }), "it is made of f32"));
+  writer.write(four);
+  EXPECT_TRUE(says(failure_of([&] { writer.write(four); }), "no more than its shape says"));
+  EXPECT_TRUE(says(failure_of([&] { writer.begin("y", {1}, Dtype::f32); }), "ends after 4 elements (it has 6)"));
+  EXPECT_TRUE(says(failure_of([&] { writer.finish(); }), "ends after 4 elements (it has 6)"));
+  writer.write(four.slice(0, 2));
+  EXPECT_TRUE(says(failure_of([&] { writer.begin("x", {1}, Dtype::f32); }), "cannot be written twice"));
+}
+
+}  // namespace
+}  // namespace vitrail
