@@ -1,9 +1,11 @@
 #include "apps/progress.hpp"
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <system_error>
 
 #include <unistd.h>
 
@@ -79,15 +81,20 @@ MetricsFile::MetricsFile(const std::filesystem::path& run_dir, std::int64_t step
   std::error_code missing;
   if (std::filesystem::exists(path_, missing)) std::filesystem::resize_file(path_, keep);
   file_.reset(std::fopen(path_.c_str(), "a"));
-  VITRAIL_EXPECT(file_ != nullptr, ExitCode::other, text(path_.string(), " cannot be written"),
-                 "the run directory keeps the metrics", "Check permissions and free space");
+  if (file_ == nullptr) fail_to_write();
 }
 
 void MetricsFile::write(const StepReport& report, const Json& time) {
   const std::string written = to_json(report).set("time", time).dump() + "\n";
   const bool whole =
       std::fwrite(written.data(), 1, written.size(), file_.get()) == written.size() && std::fflush(file_.get()) == 0;
-  VITRAIL_EXPECT(whole, ExitCode::other, text(path_.string(), " cannot be written"), "is the disk full?", "");
+  if (!whole) fail_to_write();
+}
+
+// As for a checkpoint: the run directory is full, or gone, and the run can go on when it is not.
+void MetricsFile::fail_to_write() const {
+  fail(ExitCode::checkpoint, {text(path_.string(), " cannot be written"), std::generic_category().message(errno),
+                              "Check permissions and free space"});
 }
 
 bool stdout_is_a_terminal() {

@@ -21,10 +21,12 @@ class MetricsFile {
   /// Opens RUN/metrics.jsonl for appending, first cutting off what comes after `step`: on resumption the steps after
   /// the checkpoint are computed again.
   MetricsFile(const std::filesystem::path& run_dir, std::int64_t step);
-  /// `time`: what differs between equal runs.
+  /// `time`: what differs between equal runs. Error (checkpoint) when the disk is full, as above.
   void write(const StepReport& report, const Json& time);
 
  private:
+  [[noreturn]] void fail_to_write() const;
+
   struct Closer {
     void operator()(std::FILE* file) const noexcept { std::fclose(file); }
   };

@@ -15,7 +15,8 @@ build=(g++ cmake ninja-build pkg-config libopenmpi-dev openmpi-bin libhdf5-dev l
   libdnnl-dev ocl-icd-opencl-dev libhwy-dev libeigen3-dev nlohmann-json3-dev libssl-dev zlib1g-dev
   libzip-dev libmsgpack-cxx-dev)
 quickstart=("${build[@]}" dataset-fashion-mnist)
-test=("${quickstart[@]}" git python3 libgtest-dev libboost-context-dev clang-format clang-tidy libomp-dev)
+test=("${quickstart[@]}" git python3 libgtest-dev libboost-context-dev clang-format clang-tidy libomp-dev
+  slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge iproute2 util-linux)
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; }
 

@@ -7,7 +7,8 @@
 # In this order, and the first failure ends it: packages, format, floors, clang-tidy on what changed, the builds
 # (dev: all; release: the programs; sanitize: the unit tests of the rooms named below and of the emulated GPU; cuda,
 # where nvcc is there: programs and the tests for a GPU), the unit tests under the address and undefined-behaviour
-# sanitizers, then all tests of the dev build. Tests for a GPU run where there is one; tests/run_on_gpu.sh does more.
+# sanitizers, then all tests of the dev build (on a throw-away Slurm too, where root may make namespaces). Tests for
+# a GPU run where there is one; tests/run_on_gpu.sh does more.
 # Folders: build/dev, build/release, build/sanitize, build/cuda; what is built already is kept. ccache is used where it
 # is installed.
 set -euo pipefail
@@ -83,8 +84,11 @@ else
   cuda_said="cuda: not compiled (no nvcc); 0 gpu tests"
 fi
 
+slurm_can=$(tests/slurm/start_slurm.sh --can) || true
+
 echo "=== time of each step"
 printf '%s\n' "${times[@]}"
 echo "=== $cuda_said"
+echo "=== tests on a throw-away Slurm (netns or shared: how its nodes are connected): $slurm_can"
 echo "=== all tests of the dev build"
 exec ctest --test-dir build/dev --no-tests=error --output-on-failure --parallel "$jobs_at_once" "${not_labelled[@]}"

@@ -1,6 +1,9 @@
 #include "comm/launcher.hpp"
 
 #include <cstdlib>
+#include <string_view>
+
+#include <unistd.h>
 
 namespace vitrail {
 
@@ -27,6 +30,15 @@ Launch launch_of_process() {
   }
   if (in_environment("PMI_SIZE")) return {"a PMI launcher", number_in_environment("PMI_SIZE")};
   return {};
+}
+
+bool launcher_connects_tasks() {
+  // PMI_RANK, PMI_FD, PMIX_RANK, PMIX_SERVER_URI2, PALS_RANKID (Cray), ...: each launcher has names of its own.
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    const std::string_view text(*variable);
+    if (text.starts_with("PMI") || text.starts_with("PALS_")) return true;
+  }
+  return false;
 }
 
 }  // namespace vitrail

@@ -11,6 +11,9 @@ struct Launch {
   std::int64_t tasks = 1;  ///< that were started together
 };
 
+/// Whether the launcher gave this process a way to the others: PMI or PMIx, which show in the environment.
+bool launcher_connects_tasks();
+
 /// mpirun inside of a Slurm step counts as mpirun. Shells and batch scripts inside an allocation count as nobody.
 Launch launch_of_process();
 

@@ -140,10 +140,12 @@ class WithoutMpi(Launches):
 
 class WrongLaunch(Launches):
     def test_tasks_that_do_not_meet_are_refused_naming_pmix(self):
-        code, ours, said = run(None, "return", "0", environment=STEP)
-        self.assertEqual(code, 2, said)
-        self.assertEqual(len(ours), 1, said)
-        self.assert_says(ours[0], "failing-rank: error: Slurm started 4 tasks, but .*srun --mpi=pmix.*")
+        # Without PMI, and with one that this MPI does not speak.
+        for environment in (STEP, {**STEP, "PMI_RANK": "0"}):
+            code, ours, said = run(None, "return", "0", environment=environment)
+            self.assertEqual(code, 2, said)
+            self.assertEqual(len(ours), 1, said)
+            self.assert_says(ours[0], "failing-rank: error: Slurm started 4 tasks, but .*srun --mpi=pmix.*")
 
     def test_mpirun_with_one_rank_in_a_job_is_right(self):
         self.assertEqual(run(1, "return", "0", environment=STEP)[0], 0)

@@ -118,7 +118,8 @@ esac""",
             self.assertEqual(self.call(SCRIPT, *arguments).returncode, 2, arguments)
 
     def test_syntax_of_every_job_script(self):
-        for script in sorted((self.root / "jobs").glob("*.sh")):
+        jobs = self.root / "jobs"
+        for script in sorted([*jobs.glob("*.sh"), *jobs.glob("*.sbatch"), *jobs.glob("*.env")]):
             done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True, check=False)
             self.assertEqual(done.returncode, 0, done.stderr)
 

@@ -16,9 +16,9 @@ namespace {
 
 // srun without the plug-in that this MPI speaks starts every task as a world of its own: N equal trainings that write
 // over each other.
-void refuse_tasks_that_do_not_meet(int world_size) {
+void expect_tasks_to_meet(bool they_meet) {
   const Launch launch = launch_of_process();
-  VITRAIL_EXPECT(world_size > 1 || launch.tasks <= 1 || launch.by != "Slurm", ExitCode::usage,
+  VITRAIL_EXPECT(they_meet || launch.tasks <= 1 || launch.by != "Slurm", ExitCode::usage,
                  text("Slurm started ", launch.tasks, " tasks, but MPI sees a world of one rank"),
                  "srun did not connect the tasks, so each would run alone and write over the others",
                  "Start with srun --mpi=pmix ('srun --mpi=list' shows what this site has)");
@@ -27,6 +27,8 @@ void refuse_tasks_that_do_not_meet(int world_size) {
 }  // namespace
 
 MpiSession::MpiSession(int& argc, char**& argv) : uncaught_(std::uncaught_exceptions()) {
+  // Before MPI_Init: Open MPI ends there, with a code that says nothing, when it finds srun but no way to the others.
+  expect_tasks_to_meet(launcher_connects_tasks());
   int level = MPI_THREAD_SINGLE;
   check(MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &level));
   check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
@@ -36,7 +38,7 @@ MpiSession::MpiSession(int& argc, char**& argv) : uncaught_(std::uncaught_except
                  "Use an MPI built with thread support");
   check(MPI_Comm_rank(MPI_COMM_WORLD, &rank_));
   check(MPI_Comm_size(MPI_COMM_WORLD, &size_));
-  refuse_tasks_that_do_not_meet(size_);
+  expect_tasks_to_meet(size_ > 1);
   open_ = std::make_unique<OpenCommunicators>();
 }
 
