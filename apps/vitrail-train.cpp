@@ -3,7 +3,9 @@
 #include <filesystem>
 #include <iostream>
 
+#include "apps/hang_report.hpp"
 #include "apps/job_record.hpp"
+#include "apps/launch_check.hpp"
 #include "apps/progress.hpp"
 #include "apps/run_options.hpp"
 #include "apps/run_report.hpp"
@@ -46,6 +48,7 @@ struct Settings {
   std::string time_limit;  ///< empty: what Slurm says
   bool digest = false;
   bool print_config = false;
+  double hang_timeout_s = 1800;
 };
 
 void add_options(Options& options, Settings& s) {
@@ -75,6 +78,8 @@ void add_options(Options& options, Settings& s) {
       .add("progress", s.progress, "HOW",
            "one line that is redrawn (terminal) or a line every ten seconds (log); auto: terminal without a launcher")
       .choices({"auto", "terminal", "log"});
+  options.add("hang-timeout", s.hang_timeout_s, "SECONDS",
+              "without progress for so long, every rank says where it is, and the job ends with exit code 6; 0: never");
   options.add("digest", s.digest, "",
               "at the end print a SHA-256 of the last checkpoint's tensors: equal runs have equal ones");
   options.add("print-config", s.print_config, "", "print the merged configuration and stop").only_on_command_line();
@@ -243,7 +248,11 @@ int train(MpiSession& session, int argc, char** argv, const Start& start) {
   Dataset dataset = open_data(config);
   const std::string fingerprint = dataset.fingerprint();
   const std::int64_t last_step = total_steps(config, dataset.images());
-  const Machine machine(session, config, settings.machine);
+  check_launch(session, log, options, {config.threads, settings.machine.oversubscribe, fingerprint});
+  Activity activity;
+  const auto host_world = session.world();
+  const HangWatch hang_watch({kProgram, config.run_dir, settings.hang_timeout_s}, *host_world, activity);
+  const Machine machine(session, config, settings.machine, activity);
   Communicator& world = machine.world();
   const auto checkpoint = find_checkpoint(config, world);
   TrainState state(config, machine.device(), machine.ops(), world, dataset.labels_per_image());
