@@ -16,6 +16,7 @@
 #include "comm/mpi/mpi.hpp"
 #include "train/initial_weights.hpp"
 #include "train/presets.hpp"
+#include "train/resume.hpp"
 #include "train/state_checkpoint.hpp"
 #include "train/step.hpp"
 
@@ -156,15 +157,19 @@ void start_from(TrainState& state, const Log& log) {
   }
 }
 
-/// The state of a checkpoint of this run.
-void resume_from(TrainState& state, const Log& log, const Options& options, const std::filesystem::path& checkpoint,
-                 const std::string& data_name, const std::string& fingerprint) {
-  const CheckpointReader reader(checkpoint);
-  expect_same_numerics(options, reader.info().config, reader.path().string());
-  expect_same_data(fingerprint, data_name, reader);
-  restore(state, reader);
-  log.info("resumed from ", reader.path().string());
+/// Goes on from the newest intact checkpoint of this run: its folder.
+std::filesystem::path resume(TrainState& state, const Log& log, const Options& options, const std::string& data_name,
+                             const std::string& fingerprint) {
+  const auto expect_fits = [&](const CheckpointReader& reader) {
+    expect_same_numerics(options, reader.info().config, reader.path().string());
+    expect_same_data(fingerprint, data_name, reader);
+    const std::string other = other_backend(options, reader.info().config);
+    if (!other.empty()) log.info(other, ": the bits will differ from those of an uninterrupted run");
+  };
+  std::filesystem::path from = restore_newest(state, state.config.run_dir, log, expect_fits);
+  log.info("resumed from ", from.string());
   if (!state.config.init_from.empty()) log.info("--init-from is ignored: the run began long ago");
+  return from;
 }
 
 SaveOptions save_options(const RunConfig& config) {
@@ -272,8 +277,9 @@ int train(MpiSession& session, int argc, char** argv, const Start& start) {
   const auto checkpoint = find_checkpoint(config, world);
   TrainState state(config, machine.device(), machine.ops(), world, dataset.labels_per_image());
   Trainer trainer(state, last_step);
+  std::string resumed_from;
   if (checkpoint) {
-    resume_from(state, log, options, *checkpoint, dataset.name(), fingerprint);
+    resumed_from = resume(state, log, options, dataset.name(), fingerprint).string();
   } else if (!config.init_from.empty()) {
     start_from(state, log);
   }
@@ -286,7 +292,7 @@ int train(MpiSession& session, int argc, char** argv, const Start& start) {
                    .settings = remembered,
                    .data = dataset.name(),
                    .images = dataset.images(),
-                   .resumed_from = checkpoint.value_or("").string(),
+                   .resumed_from = resumed_from,
                    .last_step = last_step,
                    .checkpoint_buffer_bytes = saver.buffer_bytes(),
                    .end = {}};
