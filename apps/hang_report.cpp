@@ -70,11 +70,13 @@ void later(double seconds, const Work& work) {
   end_process();
 }
 
+std::string place_of(const RankAtRest& rank) { return rank.where + (rank.moving ? ", and still moves" : ""); }
+
 /// "ranks 0 and 2 are in finish_all_to_all, layer 1, step 12; rank 3 is in ..."; the largest groups first.
 std::string where_they_are(const std::vector<RankAtRest>& ranks) {
   constexpr std::size_t kMostGroups = 4;
   std::map<std::string, std::vector<std::int64_t>> by_place;
-  for (const RankAtRest& one : ranks) by_place[one.where + (one.moving ? ", and still moves" : "")].push_back(one.rank);
+  for (const RankAtRest& one : ranks) by_place[place_of(one)].push_back(one.rank);
   std::vector<std::pair<std::string, std::vector<std::int64_t>>> groups(by_place.begin(), by_place.end());
   std::stable_sort(groups.begin(), groups.end(),
                    [](const auto& a, const auto& b) { return a.second.size() > b.second.size(); });
@@ -153,7 +155,8 @@ std::string hang_summary(const std::vector<std::string>& hosts, const std::vecto
     (is_late ? late : others).push_back(one);
     if (is_late) missing.push_back(one.rank);
   }
-  return text(problem, rank_names_with_hosts(missing, hosts), " did not arrive: ", where_they_are(late), " (",
+  return text(problem, rank_names_with_hosts(missing, hosts), " did not arrive",
+              late.size() == 1 ? text(", it is ", place_of(late.front())) : text(": ", where_they_are(late)), " (",
               where_they_are(others), ")");
 }
 

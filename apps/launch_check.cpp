@@ -66,6 +66,7 @@ std::vector<std::int64_t> ranks_unlike_the_first(std::size_t ranks, const Value&
 
 std::vector<std::string> hosts_of(const std::vector<RankFacts>& ranks) {
   std::vector<std::string> hosts;
+  hosts.reserve(ranks.size());
   for (const RankFacts& rank : ranks) hosts.push_back(rank.host);
   return hosts;
 }

@@ -55,7 +55,8 @@ void Trainer::lay_out(Arena& arena) {
 
 void Trainer::fetch(const NextPass& next_pass, std::int64_t step, std::int64_t pass, Started& started) {
   TrainState& s = state_;
-  const PassData host = feed_.next();
+  PassData host;
+  s.ops.activity().during("the wait for the device", [&] { host = feed_.next(); });
   s.ops.activity().during("the wait for data", [&] { next_pass(host.raw_images, host.labels); });
   const auto* labels = host.labels.as<std::int32_t>();
   started.labels.insert(started.labels.end(), labels, labels + host.labels.elements());

@@ -52,7 +52,7 @@ class Hangs(unittest.TestCase):
                 self.assertNotIn("start_all_to_all", place[0])
         errors = re.findall(r"hanging-rank: error: .*", said)
         self.assertEqual(len(errors), 1, said)
-        self.assertRegex(errors[0], rf"error: no progress for [\d.]+ s: rank 1 on {HOST} did not arrive: rank 1 is in "
+        self.assertRegex(errors[0], rf"error: no progress for [\d.]+ s: rank 1 on {HOST} did not arrive, it is in "
                                     r"start_all_to_all, layer \d+, step 3 \(.*rank.* 0.* in .*\)")
 
     def test_what_ranks_said_stays_in_the_run_directory(self):

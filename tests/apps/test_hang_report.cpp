@@ -42,8 +42,16 @@ TEST(HangReport, NamesTheRankThatHasEnteredFewerCollectives) {
       hang_summary(kHosts, {rank_in(0, "in finish_all_to_all, step 3", 12), rank_in(1, "in mlp_forward, step 3", 11),
                             rank_in(2, "in finish_all_to_all, step 3", 12), rank_in(3, "in all_sum, step 3", 14)});
   EXPECT_EQ(said,
-            "no progress for 30.0 s: rank 1 on n1 did not arrive: rank 1 is in mlp_forward, step 3 (ranks 0 and "
+            "no progress for 30.0 s: rank 1 on n1 did not arrive, it is in mlp_forward, step 3 (ranks 0 and "
             "2 are in finish_all_to_all, step 3; rank 3 is in all_sum, step 3)");
+}
+
+TEST(HangReport, NamesSeveralThatDidNotArrive) {
+  const std::string said = hang_summary(kHosts, {rank_in(0, "in barrier, step 3", 12), rank_in(1, "in a, step 3", 11),
+                                                 rank_in(2, "in a, step 3", 11), rank_in(3, "in b, step 3", 11)});
+  EXPECT_EQ(said,
+            "no progress for 30.0 s: rank 1 on n1, rank 2 on n2 and rank 3 on n2 did not arrive: ranks 1 and 2 are "
+            "in a, step 3; rank 3 is in b, step 3 (rank 0 is in barrier, step 3)");
 }
 
 TEST(HangReport, ARankWithoutAnAnswerIsToBlameAndNotTheOneThatWaitsForIt) {
@@ -66,7 +74,9 @@ TEST(HangReport, SaysWhichRankStillMoves) {
   slow.moving = true;
   slow.still_s = 0.1;
   const std::string said = hang_summary(kHosts, {slow, rank_in(1, "in barrier, step 3", 11)});
-  EXPECT_NE(said.find("rank 0 is in mlp_forward, step 3, and still moves"), std::string::npos) << said;
+  EXPECT_NE(said.find("rank 0 on n1 did not arrive, it is in mlp_forward, step 3, and still moves ("),
+            std::string::npos)
+      << said;
 }
 
 TEST(HangWatch, RefusesATimeThatIsNone) {

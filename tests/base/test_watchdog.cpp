@@ -47,8 +47,8 @@ TEST(Watchdog, IsQuietWhileThereAreMarks) {
   Activity activity;
   Said said;
   {
-    const Watchdog dog(activity, {.timeout_s = 0.5}, said.listener());
-    for (int i = 0; i < 100; ++i) {
+    const Watchdog dog(activity, {.timeout_s = 0.4}, said.listener());
+    for (int i = 0; i < 60; ++i) {
       std::this_thread::sleep_for(milliseconds(10));
       activity.alive();
     }

@@ -35,6 +35,8 @@ class LateDevice final : public Device {
   std::unique_ptr<Device> host_ = make_cpu_device();
 };
 
+std::unique_ptr<Ops> fast_ops(Device&) { return make_cpu_ops(1); }
+
 TEST(Step, SmoothsLabelsTowardsAllClasses) {
   RunConfig config = small_run_config();
   config.label_smoothing = 0.2;
@@ -190,7 +192,7 @@ TEST(Step, StepsBehindOneThatIsNotFiniteDoNothing) {
 }
 
 TEST(Step, AnErrorNamesTheStepUnlessItIsAboutTheData) {
-  SmallRun run(resolved(small_run_config()));
+  SmallRun run(resolved(small_run_config()), 1, make_cpu_device(), fast_ops);
   EXPECT_EQ(run.activity().look().step, 0) << "after the warm-up";
   run.step();
   for (const ExitCode code : {ExitCode::other, ExitCode::usage}) {
@@ -204,7 +206,7 @@ TEST(Step, AnErrorNamesTheStepUnlessItIsAboutTheData) {
 TEST(Step, AnErrorThatIsNoticedLateNamesTheStepsThatWereInTheQueue) {
   auto made = std::make_unique<LateDevice>();
   LateDevice& device = *made;
-  SmallRun run(resolved(small_run_config()), 1, std::move(made));
+  SmallRun run(resolved(small_run_config()), 1, std::move(made), fast_ops);
   run.step();
   run.start_step();
   device.fails = true;
@@ -219,7 +221,7 @@ TEST(Step, AnErrorThatIsNoticedLateNamesTheStepsThatWereInTheQueue) {
 }
 
 TEST(Step, MarksStepsAndLayers) {
-  SmallRun run(resolved(small_run_config()));
+  SmallRun run(resolved(small_run_config()), 1, make_cpu_device(), fast_ops);
   run.start_step();
   EXPECT_EQ(run.activity().look().step, 1);
   run.start_step();
