@@ -5,6 +5,7 @@
 #include "apps/bench_check.hpp"
 #include "apps/bench_measure.hpp"
 #include "apps/bench_options.hpp"
+#include "apps/launch_check.hpp"
 #include "apps/progress.hpp"
 #include "apps/run_start.hpp"
 #include "device/arena.hpp"
@@ -179,9 +180,11 @@ int bench_gemm(MpiSession* session, int argc, const char* const* argv) {
   const RunConfig& config = settings.run;
   VITRAIL_EXPECT(config.backend != "reference", ExitCode::usage, text("--backend ", config.backend),
                  "the products are those of the cpu and cuda back ends", "Leave it out");
-  const Machine machine(*session, config, settings.machine);
-  const std::int64_t ranks = session->size();
   const Log log("vitrail-bench", session->rank(), session->size());
+  check_launch(*session, log, options, {config.threads, settings.machine.oversubscribe, {}});
+  Activity activity;
+  const Machine machine(*session, config, settings.machine, activity);
+  const std::int64_t ranks = session->size();
   const Layout layout = make_layout(config, session->rank(), session->size());
   const auto threads = static_cast<int>(config.threads);
 

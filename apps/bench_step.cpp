@@ -9,6 +9,7 @@
 #include "apps/bench_device.hpp"
 #include "apps/bench_measure.hpp"
 #include "apps/bench_step_report.hpp"
+#include "apps/launch_check.hpp"
 #include "apps/progress.hpp"
 #include "apps/run_start.hpp"
 #include "base/philox.hpp"
@@ -294,7 +295,9 @@ int bench_step(MpiSession* session, int argc, const char* const* argv) {
   const RunConfig& config = s.bench.run;
   const Log log("vitrail-bench", session->rank(), session->size());
 
-  const Machine machine(*session, config, s.bench.machine);
+  check_launch(*session, log, options, {config.threads, s.bench.machine.oversubscribe, {}});
+  Activity activity;
+  const Machine machine(*session, config, s.bench.machine, activity);
   Communicator& world = machine.world();
   Bench bench{s, machine, BenchDevice(machine.device()), CountingOps(machine.ops(), machine.device()),
               CountingCommunicator(world, "world", {"expert ranks", "replicas"})};

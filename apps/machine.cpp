@@ -6,6 +6,7 @@
 
 #include <unistd.h>
 
+#include "apps/rank_names.hpp"
 #include "ops/cpu/cpu_isa.hpp"
 
 namespace vitrail {
@@ -17,6 +18,18 @@ std::string host_name() {
   if (const char* given = std::getenv("NCCL_HOSTID"); given != nullptr && *given != '\0') return given;
   char name[256] = {};
   return gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
+}
+
+/// "ranks 0 and 2 the same one on n1": of the first GPU that several have. An identity begins with the host's name.
+std::string ranks_of_a_shared_gpu(const std::vector<std::string>& gpu_of_rank) {
+  for (const std::string& gpu : gpu_of_rank) {
+    std::vector<std::int64_t> ranks;
+    for (std::size_t rank = 0; rank < gpu_of_rank.size(); ++rank) {
+      if (gpu_of_rank[rank] == gpu) ranks.push_back(static_cast<std::int64_t>(rank));
+    }
+    if (ranks.size() > 1) return text(rank_names(ranks), " the same one on ", gpu.substr(0, gpu.find(' ')));
+  }
+  return "";
 }
 
 void expect_threads(std::int64_t threads) {
@@ -48,6 +61,8 @@ void add_machine_options(Options& options, MachineOptions& machine) {
       .add("graphs", machine.graphs, "on|off",
            "record the work of a step as CUDA graphs; default: on, but off with staged")
       .choices({"on", "off"});
+  options.add("oversubscribe", machine.oversubscribe, "",
+              "more ranks on a node than CPUs are meant; also said by mpirun --oversubscribe and srun --overcommit");
 }
 
 Precision precision_of(const std::string& backend, const std::string& precision) {
@@ -79,11 +94,10 @@ std::string choose_carrier(const std::string& asked, const std::vector<std::stri
   if (one_rank && asked != "staged" && asked != "nccl") return "self";
   VITRAIL_EXPECT(asked != "mpi", ExitCode::usage, "--communicator mpi with --backend cuda on more than one rank",
                  "MPI is given host memory alone", "Use --communicator nccl, or staged, or leave it out");
-  std::vector<std::string> sorted = gpu_of_rank;
-  std::sort(sorted.begin(), sorted.end());
-  const auto distinct = std::unique(sorted.begin(), sorted.end()) - sorted.begin();
-  VITRAIL_EXPECT(distinct == std::ssize(gpu_of_rank) || asked == "staged", ExitCode::usage,
-                 text(gpu_of_rank.size(), " ranks have ", distinct, distinct == 1 ? " GPU" : " GPUs", " between them"),
+  const std::set<std::string> distinct(gpu_of_rank.begin(), gpu_of_rank.end());
+  VITRAIL_EXPECT(distinct.size() == gpu_of_rank.size() || asked == "staged", ExitCode::usage,
+                 text(gpu_of_rank.size(), " ranks have ", distinct.size(), distinct.size() == 1 ? " GPU" : " GPUs",
+                      " between them, ", ranks_of_a_shared_gpu(gpu_of_rank)),
                  "ranks that share a GPU are slower than one rank with all its leaves",
                  "Start one rank per GPU; --communicator staged lets ranks share one all the same");
   if (asked == "staged" || asked == "nccl") return asked;
@@ -115,7 +129,7 @@ LocalMachine make_local_machine(const std::string& backend, const std::string& p
   return machine;
 }
 
-Machine::Machine(MpiSession& session, const RunConfig& config, const MachineOptions& options)
+Machine::Machine(MpiSession& session, const RunConfig& config, const MachineOptions& options, Activity& activity)
     : host_world_(session.world()) {
   expect_known(config.backend);
   expect_threads(config.threads);
@@ -130,6 +144,8 @@ Machine::Machine(MpiSession& session, const RunConfig& config, const MachineOpti
     checked_ = make_checked_communicator(*world_);
     world_ = checked_.get();
   }
+  watched_ = make_watched_communicator(*world_, activity);
+  world_ = watched_.get();
   if (config.backend == "cuda") {
     ops_ = make_cuda_ops(*device_, products);
   } else if (config.backend == "reference") {
@@ -140,6 +156,7 @@ Machine::Machine(MpiSession& session, const RunConfig& config, const MachineOpti
     pin_cpu_isa(static_cast<int>(level));
     ops_ = make_cpu_ops(static_cast<int>(config.threads), products);
   }
+  ops_->watch(activity);
 }
 
 void Machine::choose_device(const RunConfig& config, const MachineOptions& options) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "apps/options.hpp"
+#include "base/activity.hpp"
 #include "base/log.hpp"
 #include "comm/mpi/mpi.hpp"
 #include "device/device.hpp"
@@ -22,9 +23,10 @@ struct MachineOptions {
   std::string communicator = "auto";
   std::optional<std::int64_t> gpu = {};    ///< index among those that this process sees; none: by the rank on its node
   std::optional<std::string> graphs = {};  ///< "on", "off"; none: on where the communicator allows it
+  bool oversubscribe = false;              ///< more ranks on a node than CPUs are meant (apps/launch_check)
 };
 
-/// Adds --communicator, --gpu and --graphs.
+/// Adds --communicator, --gpu, --graphs and --oversubscribe.
 void add_machine_options(Options& options, MachineOptions& machine);
 /// Adds --gpu alone, for programs of one process.
 void add_gpu_option(Options& options, MachineOptions& machine);
@@ -60,9 +62,10 @@ LocalMachine make_local_machine(const std::string& backend, const std::string& p
 
 class Machine {
  public:
-  /// Of a run on the ranks of `session`, which must outlive it; cpu: on the lowest instruction set of all ranks, so
-  /// that all compute the same bits. Collective. Errors as above.
-  Machine(MpiSession& session, const RunConfig& config, const MachineOptions& options);
+  /// Of a run on the ranks of `session`, which must outlive it, as must `activity`, in which verbs and collectives are
+  /// marked; cpu: on the lowest instruction set of all ranks, so that all compute the same bits. Collective. Errors as
+  /// above.
+  Machine(MpiSession& session, const RunConfig& config, const MachineOptions& options, Activity& activity);
 
   [[nodiscard]] Device& device() const noexcept { return *device_; }
   [[nodiscard]] Ops& ops() const noexcept { return *ops_; }
@@ -84,6 +87,7 @@ class Machine {
   std::unique_ptr<Device> device_;              // outlives what carries its tensors, and its back end
   std::unique_ptr<Communicator> device_world_;  // over the one above; none on the cpu
   std::unique_ptr<Communicator> checked_;       // over the ones above; none unless asked for
+  std::unique_ptr<Communicator> watched_;       // over all
   std::unique_ptr<Ops> ops_;
   Communicator* world_ = nullptr;
   std::string carrier_;

@@ -64,7 +64,9 @@ std::string TrainLoop::run() {
   totals_.train_s = training.seconds();
   if (progress_) progress_->finish();
   save();
+  state_.ops.activity().begin("the wait for a checkpoint");
   saver_.wait();
+  state_.ops.activity().end();
   report_saves();
   if (!why_.empty()) causes_.obeyed();
   return why_;
@@ -118,7 +120,9 @@ void TrainLoop::write_metrics(const StepReport& report, double step_s, double wa
 void TrainLoop::save() {
   save_is_due_ = false;
   if (std::exchange(saved_step_, state_.step) == state_.step) return;
+  state_.ops.activity().begin("a checkpoint");
   saver_.start({state_.step, plan_.settings, layout_json(state_.layout)}, checkpoint_pieces(state_));
+  state_.ops.activity().end();
   causes_.saved();
   report_saves();  // the one before, when it was waited for
 }

@@ -5,6 +5,7 @@
 #include "apps/eval_fewshot.hpp"
 #include "apps/eval_routing.hpp"
 #include "apps/eval_sweep.hpp"
+#include "apps/launch_check.hpp"
 #include "apps/progress.hpp"
 #include "apps/run_options.hpp"
 #include "apps/run_report.hpp"
@@ -114,7 +115,9 @@ int evaluate_checkpoint(MpiSession& session, int argc, char** argv) {
   config.leaves_per_pass = std::max<std::int64_t>(config.leaves_per_pass, 1);
   config.batch = session.size() * config.leaves_per_pass * config.leaf_images;
   const Layout layout = make_layout(config, session.rank(), session.size());
-  const Machine machine(session, config, settings.machine);
+  check_launch(session, log, options, {config.threads, settings.machine.oversubscribe, dataset.fingerprint()});
+  Activity activity;
+  const Machine machine(session, config, settings.machine, activity);
   Device& device = machine.device();
   Ops& ops = machine.ops();
   const Ranks ranks(machine.world(), layout);

@@ -3,7 +3,9 @@
 #include <filesystem>
 #include <iostream>
 
+#include "apps/hang_report.hpp"
 #include "apps/job_record.hpp"
+#include "apps/launch_check.hpp"
 #include "apps/progress.hpp"
 #include "apps/run_options.hpp"
 #include "apps/run_report.hpp"
@@ -14,6 +16,7 @@
 #include "comm/mpi/mpi.hpp"
 #include "train/initial_weights.hpp"
 #include "train/presets.hpp"
+#include "train/resume.hpp"
 #include "train/state_checkpoint.hpp"
 #include "train/step.hpp"
 
@@ -45,6 +48,7 @@ struct Settings {
   std::string time_limit;  ///< empty: what Slurm says
   bool digest = false;
   bool print_config = false;
+  double hang_timeout_s = 1800;
 };
 
 void add_options(Options& options, Settings& s) {
@@ -74,6 +78,8 @@ void add_options(Options& options, Settings& s) {
       .add("progress", s.progress, "HOW",
            "one line that is redrawn (terminal) or a line every ten seconds (log); auto: terminal without a launcher")
       .choices({"auto", "terminal", "log"});
+  options.add("hang-timeout", s.hang_timeout_s, "SECONDS",
+              "without progress for so long, every rank says where it is, and the job ends with exit code 6; 0: never");
   options.add("digest", s.digest, "",
               "at the end print a SHA-256 of the last checkpoint's tensors: equal runs have equal ones");
   options.add("print-config", s.print_config, "", "print the merged configuration and stop").only_on_command_line();
@@ -151,14 +157,37 @@ void start_from(TrainState& state, const Log& log) {
   }
 }
 
+/// Goes on from the newest intact checkpoint of this run: its folder.
+std::filesystem::path resume(TrainState& state, const Log& log, const Options& options, const std::string& data_name,
+                             const std::string& fingerprint) {
+  const auto expect_fits = [&](const CheckpointReader& reader) {
+    expect_same_numerics(options, reader.info().config, reader.path().string());
+    expect_same_data(fingerprint, data_name, reader);
+    const std::string other = other_backend(options, reader.info().config);
+    if (!other.empty()) log.info(other, ": the bits will differ from those of an uninterrupted run");
+  };
+  std::filesystem::path from = restore_newest(state, state.config.run_dir, log, expect_fits);
+  log.info("resumed from ", from.string());
+  if (!state.config.init_from.empty()) log.info("--init-from is ignored: the run began long ago");
+  return from;
+}
+
 SaveOptions save_options(const RunConfig& config) {
+  return {static_cast<int>(config.keep_last), config.keep_every, static_cast<int>(config.checkpoint_writers)};
+}
+
+/// Error (usage) for settings that cannot be meant, before anything is made.
+void expect_sensible(const Settings& settings) {
+  const RunConfig& config = settings.run;
+  VITRAIL_EXPECT(!config.init_from.empty() || !(config.new_head || config.init_average), ExitCode::usage,
+                 "--new-head and --init-average without --init-from", "they say what is taken from another run", "");
   for (const auto& [name, value] : {std::pair{"keep-last", config.keep_last},
                                     {"keep-every", config.keep_every},
                                     {"checkpoint-writers", config.checkpoint_writers}}) {
     VITRAIL_EXPECT(value >= 0 && value <= 1'000'000'000, ExitCode::usage, text("--", name, " ", value),
                    "it is a number from 0 on", "");
   }
-  return {static_cast<int>(config.keep_last), config.keep_every, static_cast<int>(config.checkpoint_writers)};
+  if (!settings.time_limit.empty()) (void)duration_of(settings.time_limit);
 }
 
 /// Before the first save nobody knows how long it takes: slow disks are assumed.
@@ -233,39 +262,37 @@ int train(MpiSession& session, int argc, char** argv, const Start& start) {
     if (session.rank() == 0) options.print_config(std::cout);
     return 0;
   }
-  VITRAIL_EXPECT(!config.init_from.empty() || !(config.new_head || config.init_average), ExitCode::usage,
-                 "--new-head and --init-average without --init-from", "they say what is taken from another run", "");
-  const SaveOptions saves = save_options(config);
-  if (!settings.time_limit.empty()) (void)duration_of(settings.time_limit);
+  expect_sensible(settings);
   const Log log(kProgram, session.rank(), session.size());
 
   Dataset dataset = open_data(config);
   const std::string fingerprint = dataset.fingerprint();
   const std::int64_t last_step = total_steps(config, dataset.images());
-  const Machine machine(session, config, settings.machine);
+  check_launch(session, log, options, {config.threads, settings.machine.oversubscribe, fingerprint});
+  Activity activity;
+  const auto host_world = session.world();
+  const HangWatch hang_watch({kProgram, config.run_dir, settings.hang_timeout_s}, *host_world, activity);
+  const Machine machine(session, config, settings.machine, activity);
   Communicator& world = machine.world();
   const auto checkpoint = find_checkpoint(config, world);
   TrainState state(config, machine.device(), machine.ops(), world, dataset.labels_per_image());
   Trainer trainer(state, last_step);
+  std::string resumed_from;
   if (checkpoint) {
-    const CheckpointReader reader(*checkpoint);
-    expect_same_numerics(options, reader.info().config, reader.path().string());
-    expect_same_data(fingerprint, dataset.name(), reader);
-    restore(state, reader);
-    log.info("resumed from ", reader.path().string());
-    if (!config.init_from.empty()) log.info("--init-from is ignored: the run began long ago");
+    resumed_from = resume(state, log, options, dataset.name(), fingerprint).string();
   } else if (!config.init_from.empty()) {
     start_from(state, log);
   }
   if (state.step >= last_step) return end_at_once(log, settings, state);
 
-  CheckpointSaver saver(machine.host_world(), machine.device(), config.run_dir, saves, checkpoint_pieces(state));
+  CheckpointSaver saver(machine.host_world(), machine.device(), config.run_dir, save_options(config),
+                        checkpoint_pieces(state));
   const Json remembered = settings_with_data(options, fingerprint);
   StartFacts facts{.command = start.command,
                    .settings = remembered,
                    .data = dataset.name(),
                    .images = dataset.images(),
-                   .resumed_from = checkpoint.value_or("").string(),
+                   .resumed_from = resumed_from,
                    .last_step = last_step,
                    .checkpoint_buffer_bytes = saver.buffer_bytes(),
                    .end = {}};

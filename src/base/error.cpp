@@ -7,8 +7,9 @@
 namespace vitrail {
 
 namespace {
-std::string sentence(const Fault& fault) {
+std::string sentence(const Fault& fault, const std::string& parts) {
   std::string said = fault.problem;
+  if (!parts.empty()) said += (fault.late ? ", noticed in " : " in ") + parts;
   if (!fault.why.empty()) said += " (" + fault.why + ")";
   if (!fault.suggestion.empty()) said += ". " + fault.suggestion;
   return said;
@@ -16,7 +17,18 @@ std::string sentence(const Fault& fault) {
 }  // namespace
 
 Error::Error(ExitCode code, Fault fault, std::source_location where)
-    : std::runtime_error(sentence(fault)), code_(code), fault_(std::move(fault)), where_(where) {}
+    : Error(code, std::move(fault), where, std::string()) {}
+
+Error::Error(ExitCode code, Fault fault, std::source_location where, std::string parts)
+    : std::runtime_error(sentence(fault, parts)),
+      code_(code),
+      fault_(std::move(fault)),
+      where_(where),
+      parts_(std::move(parts)) {}
+
+Error Error::in(const std::string& part) const {
+  return {code_, fault_, where_, parts_.empty() ? part : parts_ + ", " + part};
+}
 
 void fail(ExitCode code, Fault fault, std::source_location where) { throw Error(code, std::move(fault), where); }
 

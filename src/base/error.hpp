@@ -34,20 +34,30 @@ struct Fault {
   std::string problem;     ///< what is wrong, with the offending value
   std::string why;         ///< why that is a problem: the rule that it breaks
   std::string suggestion;  ///< what to try; may be empty
+  bool late = false;       ///< it happened some time before it was noticed, in work that a device did meanwhile
 };
 
-/// what() reads: "problem (why). suggestion"; where() is the place in our source that noticed.
+/// what() reads: "problem in part of the work (why). suggestion"; where() is the place in our source that noticed.
 class Error : public std::runtime_error {
  public:
   Error(ExitCode code, Fault fault, std::source_location where = std::source_location::current());
+  /// The same error, of which it is now known in which part of the work it came up. Called on the way out, from the
+  /// inside: error.in("layernorm_forward, layer 3"), then .in("step 12").
+  [[nodiscard]] Error in(const std::string& part) const;
+
   [[nodiscard]] ExitCode code() const noexcept { return code_; }
   [[nodiscard]] const Fault& fault() const noexcept { return fault_; }
   [[nodiscard]] const std::source_location& where() const noexcept { return where_; }
+  /// The parts of the work, joined by commas; empty while none is known.
+  [[nodiscard]] const std::string& parts() const noexcept { return parts_; }
 
  private:
+  Error(ExitCode code, Fault fault, std::source_location where, std::string parts);
+
   ExitCode code_;
   Fault fault_;
   std::source_location where_;
+  std::string parts_;
 };
 
 /// Throws Error.

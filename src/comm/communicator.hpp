@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "base/activity.hpp"
 #include "device/device.hpp"
 
 namespace vitrail {
@@ -74,5 +75,11 @@ bool nccl_is_built() noexcept;
 /// counts as one, too); on a mismatch every rank throws an Error that shows both. What it splits off is checked as
 /// well. `inner` must outlive it. Costs one small all_gather per collective.
 std::unique_ptr<Communicator> make_checked_communicator(Communicator& inner);
+
+/// Decorator: marks in `activity` which collective this rank is in, and counts them (start_all_to_all and
+/// finish_all_to_all are one each), so that equal numbers on two ranks mean the same call. An Error that leaves a
+/// collective names it. What it splits off is watched as well and counts on. `inner` and `activity` must outlive it;
+/// nothing but a few stores is added to a call. It stands above all others: those call each other.
+std::unique_ptr<Communicator> make_watched_communicator(Communicator& inner, Activity& activity);
 
 }  // namespace vitrail

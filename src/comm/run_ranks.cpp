@@ -21,13 +21,6 @@ namespace {
 // How long a failing rank waits for rank 0 to say the same and end all ranks.
 constexpr std::chrono::seconds kPatience{2};
 
-std::string host_name() {
-  std::array<char, 256> name{};
-  if (gethostname(name.data(), name.size() - 1) != 0) return "unknown host";
-  const std::string full(name.data());
-  return full.substr(0, full.find('.'));
-}
-
 void say(const std::string& line) {
   std::fflush(stdout);  // the end that follows flushes nothing
   std::fwrite(line.data(), 1, line.size(), stderr);
@@ -49,6 +42,13 @@ void say(const std::string& line) {
 }
 
 }  // namespace
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  if (gethostname(name.data(), name.size() - 1) != 0) return "unknown host";
+  const std::string full(name.data());
+  return full.substr(0, full.find('.'));
+}
 
 int run_ranks(int argc, char** argv, const std::string& program, const std::function<int(MpiSession&)>& body) {
   std::optional<MpiSession> session;  // outside: an error ends all ranks before anything could be finalised

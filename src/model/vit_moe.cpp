@@ -60,9 +60,12 @@ void embed_backward(Ops& ops, const ModelConfig& c, const VitMoeParams& params, 
 void vit_moe_forward(const Workers& workers, const ModelConfig& c, const VitMoeParams& params, Mode mode,
                      Activations& acts) {
   embed_forward(workers.ops, c, params, mode, acts);
+  Activity& activity = workers.ops.activity();
   for (std::size_t block = 0; block < acts.blocks.size(); ++block) {
+    activity.layer(static_cast<std::int64_t>(block));
     block_forward(workers, c, params.blocks[block], input_of(acts, block), mode, acts, acts.blocks[block]);
   }
+  activity.layer(Activity::kNoLayer);
   head_forward(workers.ops, c, params, input_of(acts, acts.blocks.size()), acts);
 }
 
@@ -90,10 +93,13 @@ void vit_moe_loss(Ops& ops, Loss loss, double image_scale, bool gradient, Activa
 void vit_moe_backward(const Workers& workers, const ModelConfig& c, const VitMoeParams& params, double group_scale,
                       Activations& acts, VitMoeParams& gradients) {
   head_backward(workers.ops, c, params, input_of(acts, acts.blocks.size()), acts, gradients);
+  Activity& activity = workers.ops.activity();
   for (std::size_t block = acts.blocks.size(); block-- > 0;) {
+    activity.layer(static_cast<std::int64_t>(block));
     block_backward(workers, c, params.blocks[block], input_of(acts, block), group_scale, acts, acts.blocks[block],
                    gradients.blocks[block]);
   }
+  activity.layer(Activity::kNoLayer);
   embed_backward(workers.ops, c, params, acts, gradients);
 }
 

@@ -4,6 +4,7 @@ namespace vitrail {
 
 CountingOps::CountingOps(Ops& inner, Device& device)
     : inner_(inner), device_(device), clock_(make_queue_clock(device)) {
+  watch(inner.activity());
   reset();
 }
 

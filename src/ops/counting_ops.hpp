@@ -1,6 +1,7 @@
 #pragma once
 // Decorator: a back end that also counts, per verb, calls, seconds, FLOPs and bytes. Results are those of the inner
-// back end. It costs two clock readings per call, in the queue of the device: nothing waits for the work.
+// back end, and it marks the same Activity. It costs two clock readings per call, in the queue of the device: nothing
+// waits for the work.
 
 #include <memory>
 #include <vector>

@@ -4,12 +4,14 @@
 // plain code in ops/reference.
 //
 // ops.layernorm_forward({.x = x, .scale = scale, ...}) checks shapes and dtypes once for all back ends, then calls the
-// back end. No verb allocates once a back end is sealed; none knows ranks.
+// back end. No verb allocates once a back end is sealed; none knows ranks. An Error of the back end names the verb, and
+// the layer if that was marked.
 
 #include <cstdint>
 #include <memory>
 #include <string_view>
 
+#include "base/activity.hpp"
 #include "device/device.hpp"
 #include "ops/layers.hpp"
 #include "ops/routing.hpp"
@@ -103,11 +105,12 @@ class Ops {
   /// seen (the trainer runs one pass on zeros before step 1).
   virtual void seal() {}
 
-#define VITRAIL_FRONT(verb, Arguments) \
-  void verb(const Arguments& a) {      \
-    a.check();                         \
-    run(a);                            \
-  }
+  /// Where verbs mark what is computed: one of its own at first, later that of the rank, which must outlive the verbs.
+  /// Who calls verbs marks layers, steps and phases there.
+  [[nodiscard]] Activity& activity() const noexcept { return *activity_; }
+  void watch(Activity& activity) noexcept { activity_ = &activity; }
+
+#define VITRAIL_FRONT(verb, Arguments) void verb(const Arguments& a);
   VITRAIL_VERBS(VITRAIL_FRONT)
 #undef VITRAIL_FRONT
 
@@ -115,6 +118,10 @@ class Ops {
 #define VITRAIL_BACK(verb, Arguments) virtual void run(const Arguments& a) = 0;
   VITRAIL_VERBS(VITRAIL_BACK)
 #undef VITRAIL_BACK
+
+ private:
+  Activity unwatched_;
+  Activity* activity_ = &unwatched_;
 };
 
 /// The plainest loops: the specification of every verb. `real` is f64 or c128 (derivatives by complex step).

@@ -12,6 +12,13 @@
 
 namespace vitrail {
 
+namespace {
+
+/// A piece costs some 600 bytes beside its data, in its file and in the manifest.
+constexpr std::int64_t kShortestRunBytes = std::int64_t{64} << 10;
+
+}  // namespace
+
 struct CheckpointStream::Contents {
   explicit Contents(const std::filesystem::path& run_dir) : folder(run_dir) {}
 
@@ -24,11 +31,13 @@ struct CheckpointStream::Contents {
   std::int64_t done = 0;           ///< its elements that are written
   bool finished = false;
 
-  /// The first element of its run in a file.
+  /// The first element of its run in a file; behind the last run, the end of the tensor.
   [[nodiscard]] std::int64_t first_of(std::int64_t file) const {
-    const std::int64_t files = static_cast<std::int64_t>(parts.size()), elements = tensor->shape.elements();
+    const std::int64_t elements = tensor->shape.elements();
+    const std::int64_t runs = std::clamp<std::int64_t>(elements * size_of(tensor->dtype) / kShortestRunBytes, 1,
+                                                       static_cast<std::int64_t>(parts.size()));
     // elements * file may be more than an integer holds.
-    return elements / files * file + elements % files * file / files;
+    return file < runs ? elements / runs * file + elements % runs * file / runs : elements;
   }
   void expect_complete() const;
   void write(const std::byte* elements, std::int64_t count);

@@ -14,7 +14,8 @@ namespace vitrail {
 class CheckpointStream {
  public:
   /// Begins the checkpoint of step info.step in RUN/checkpoints, as FOLDER.tmp, in `files` part files (1 or more):
-  /// every tensor is cut into `files` runs of elements as equal as possible. Error (checkpoint) if it cannot.
+  /// every tensor is cut into `files` runs of elements as equal as possible; into fewer, in the first files, where
+  /// these would be shorter than 64 KiB. Error (checkpoint) if it cannot.
   CheckpointStream(const std::filesystem::path& run_dir, CheckpointInfo info, int files = 1);
   CheckpointStream(const CheckpointStream&) = delete;
   CheckpointStream& operator=(const CheckpointStream&) = delete;

@@ -9,8 +9,22 @@
 namespace vitrail {
 
 namespace {
+
 constexpr std::int64_t kStepsInFlight = 2;
+
+/// Calls `work`. What leaves it says in which part of the run it was, unless it is about the data or the numbers of a
+/// step: these errors name their place themselves.
+template <class Work>
+auto in_part(const Work& work, const std::function<std::string(const Error&)>& part) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    if (error.code() != ExitCode::other && error.code() != ExitCode::usage) throw;
+    throw error.in(part(error));
+  }
 }
+
+}  // namespace
 
 Trainer::Trainer(TrainState& state, std::int64_t total_steps)
     : state_(state),
@@ -41,8 +55,9 @@ void Trainer::lay_out(Arena& arena) {
 
 void Trainer::fetch(const NextPass& next_pass, std::int64_t step, std::int64_t pass, Started& started) {
   TrainState& s = state_;
-  const PassData host = feed_.next();
-  next_pass(host.raw_images, host.labels);
+  PassData host;
+  s.ops.activity().during("the wait for the device", [&] { host = feed_.next(); });
+  s.ops.activity().during("the wait for data", [&] { next_pass(host.raw_images, host.labels); });
   const auto* labels = host.labels.as<std::int32_t>();
   started.labels.insert(started.labels.end(), labels, labels + host.labels.elements());
   if (host.mix_weights) {
@@ -125,6 +140,10 @@ void Trainer::update(const StepReport& report) {
 }
 
 void Trainer::warm_up() {
+  in_part([this] { pass_blank_images(); }, [](const Error&) { return "the warm-up"; });
+}
+
+void Trainer::pass_blank_images() {
   TrainState& s = state_;
   s.device.zero(s.acts.raw_images);
   s.device.zero(s.acts.labels);
@@ -140,10 +159,23 @@ void Trainer::warm_up() {
   s.ops.seal();
 }
 
+std::string Trainer::name_step(std::int64_t step, const Error& error) const {
+  const std::int64_t first = state_.step + 1;
+  const std::int64_t last = std::max(step, state_.step + steps_in_flight());
+  if (!error.fault().late || first == last) return text("step ", step);
+  return text("step ", step, ", while steps ", first, " and ", last, " were in the queue");
+}
+
 void Trainer::start_step(const NextPass& next_pass) {
-  TrainState& s = state_;
   VITRAIL_EXPECT(steps_in_flight() < kStepsInFlight, ExitCode::other, "a third step is started",
                  "two are in flight, whose reports were not read", "This is a bug");
+  const std::int64_t step = state_.step + steps_in_flight() + 1;
+  state_.ops.activity().step(step);
+  in_part([&] { queue_step(next_pass); }, [&](const Error& error) { return name_step(step, error); });
+}
+
+void Trainer::queue_step(const NextPass& next_pass) {
+  TrainState& s = state_;
   Started& started = steps_[static_cast<std::size_t>(started_ % kStepsInFlight)];
   const std::int64_t before = s.step + steps_in_flight();
   started.report.step = before + 1;
@@ -184,11 +216,17 @@ PassNumbers Trainer::numbers_of(const Started& started, std::int64_t pass) const
 }
 
 StepReport Trainer::finish_step() {
-  TrainState& s = state_;
   VITRAIL_EXPECT(steps_in_flight() > 0, ExitCode::other, "no step was started", "none can be finished",
                  "This is a bug");
+  const std::int64_t step = state_.step + 1;
+  state_.ops.activity().step(step);
+  return in_part([this] { return wait_for_step(); }, [&](const Error& error) { return name_step(step, error); });
+}
+
+StepReport Trainer::wait_for_step() {
+  TrainState& s = state_;
   Started& started = steps_[static_cast<std::size_t>(finished_ % kStepsInFlight)];
-  s.device.wait(started.end);
+  s.ops.activity().during("the wait for the device", [&] { s.device.wait(started.end); });
   const std::int64_t passes = s.layout.passes();
   for (std::int64_t pass = 0; pass < passes; ++pass) {
     collector_.add_pass(numbers_of(started, pass), s.layout.pass_images());

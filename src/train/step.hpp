@@ -4,6 +4,9 @@
 // The device may still be at work when a step has been started: nothing between start_step() and finish_step() waits
 // for it, allocates or copies to the host. Loss, norm, clipping and the decision whether the step is done at all are
 // made on the device; the host reads a report of it afterwards.
+//
+// Steps and waits are marked in the back end's Activity, as its verbs are, and an Error other than those about data and
+// numbers, which do so themselves, names the step.
 
 #include <array>
 #include <functional>
@@ -61,6 +64,11 @@ class Trainer {
   };
 
   void lay_out(Arena& arena);
+  void pass_blank_images();
+  void queue_step(const NextPass& next_pass);
+  StepReport wait_for_step();
+  /// "step 12", and which others were in the queue when an error of the device came up.
+  [[nodiscard]] std::string name_step(std::int64_t step, const Error& error) const;
   void fetch(const NextPass& next_pass, std::int64_t step, std::int64_t pass, Started& started);
   void prepare_images();
   void place_pass(std::int64_t step, std::int64_t pass);

@@ -27,6 +27,22 @@ TEST(Error, LeavesOutThePartsThatAreEmpty) {
   EXPECT_STREQ(Error(ExitCode::data, {"a", "", "c"}).what(), "a. c");
 }
 
+TEST(Error, NamesThePartsOfTheWorkFromTheInsideOut) {
+  const Error error(ExitCode::other, {"a", "b", "c"});
+  EXPECT_EQ(error.parts(), "");
+  const Error placed = error.in("layernorm_forward, layer 3").in("step 12");
+  EXPECT_STREQ(placed.what(), "a in layernorm_forward, layer 3, step 12 (b). c");
+  EXPECT_EQ(placed.parts(), "layernorm_forward, layer 3, step 12");
+  EXPECT_EQ(placed.code(), ExitCode::other);
+  EXPECT_EQ(placed.fault().problem, "a");
+  EXPECT_EQ(placed.where().line(), error.where().line());
+}
+
+TEST(Error, ThatIsNoticedLateSaysSo) {
+  const Error error(ExitCode::other, {"a", "b", "", true});
+  EXPECT_STREQ(error.in("the wait for the device").what(), "a, noticed in the wait for the device (b)");
+}
+
 TEST(EditDistance, CountsInsertionsDeletionsAndSubstitutions) {
   EXPECT_EQ(edit_distance("", ""), 0);
   EXPECT_EQ(edit_distance("", "abc"), 3);

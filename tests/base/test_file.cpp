@@ -1,4 +1,5 @@
 #include <csignal>
+#include <span>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -57,6 +58,26 @@ TEST_F(Files, NamesTheFileThatItCannotRead) {
               "cannot read '" + (folder_ / "missing").string() + "' (No such file or directory)");
   }
   EXPECT_THROW(static_cast<void>(read_file(folder_, ExitCode::data)), Error);
+}
+
+TEST_F(Files, ReadsStretchesAtAnyPlace) {
+  write_file_atomically(folder_ / "a", "0123456789", ExitCode::data);
+  const FileBytes file(folder_ / "a", ExitCode::data);
+  EXPECT_EQ(file.size(), 10);
+  std::string read(4, ' ');
+  const auto bytes = std::as_writable_bytes(std::span(read));
+  file.read(3, bytes);
+  EXPECT_EQ(read, "3456");
+  file.read(6, bytes);
+  EXPECT_EQ(read, "6789");
+  try {
+    file.read(7, bytes);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::data);
+    EXPECT_NE(std::string(error.what()).find("the file ends before"), std::string::npos) << error.what();
+  }
+  EXPECT_THROW(FileBytes(folder_ / "missing", ExitCode::data), Error);
 }
 
 TEST_F(Files, RenamesFolders) {

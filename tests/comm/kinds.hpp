@@ -22,6 +22,7 @@ struct Kind {
   std::int64_t limit_bytes = 0;  ///< per MPI call; 0: the world itself
   bool on_device = false;        ///< whether tensors are device memory
   bool checked = false;          ///< whether the ranks agree before each verb
+  bool watched = false;          ///< whether verbs are marked in an Activity
   friend std::ostream& operator<<(std::ostream& out, const Kind& kind) { return out << kind.name; }
 };
 
@@ -34,7 +35,7 @@ inline std::vector<Kind> device_kinds() {
 #ifdef VITRAIL_TEST_MPI
   kinds.push_back({"StagedCutTo997", Kind::Over::staged, 997, true});
 #endif
-  kinds.push_back({"CheckedStaged", Kind::Over::staged, 0, true, true});
+  kinds.push_back({"WatchedCheckedStaged", Kind::Over::staged, 0, true, true, true});
 #endif
 #ifdef VITRAIL_TEST_NCCL
   kinds.push_back({"Nccl", Kind::Over::nccl, 0, true});
@@ -44,7 +45,7 @@ inline std::vector<Kind> device_kinds() {
 
 /// All. 1 and 5 cut everything to single bytes per rank, the other limits to uneven pieces.
 inline std::vector<Kind> all_kinds() {
-  std::vector<Kind> kinds{{"Whole"}};
+  std::vector<Kind> kinds{{"Whole"}, {"Watched", Kind::Over::mpi, 0, false, false, true}};
 #ifdef VITRAIL_TEST_MPI
   for (const std::int64_t limit : {1, 5, 997, 50'000}) {
     kinds.push_back({text("CutTo", limit), Kind::Over::mpi, limit});
@@ -71,6 +72,7 @@ class OnRanks : public ::testing::TestWithParam<Kind> {
     if (kind.over == Kind::Over::staged) made_.push_back(make_staged_communicator(ranks(), *device_));
     if (kind.over == Kind::Over::nccl) made_.push_back(make_nccl_communicator(ranks(), *device_));
     if (kind.checked) made_.push_back(make_checked_communicator(ranks()));
+    if (kind.watched) made_.push_back(make_watched_communicator(ranks(), activity_));
   }
   void TearDown() override {
     while (!made_.empty()) made_.pop_back();
@@ -87,6 +89,7 @@ class OnRanks : public ::testing::TestWithParam<Kind> {
   }
 
  private:
+  Activity activity_;
   std::unique_ptr<Device> device_;
   std::vector<std::unique_ptr<Communicator>> made_;  // each over the one before
 };

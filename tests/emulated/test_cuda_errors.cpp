@@ -9,6 +9,7 @@
 #include "device/cuda/launch.hpp"
 #include "device/cuda_emulated/emulation.hpp"
 #include "tests/emulated/kernels.hpp"
+#include "tests/emulated/launch_kernel.hpp"
 #include "tests/errors.hpp"
 
 namespace vitrail::cuda {
@@ -58,8 +59,41 @@ TEST(CudaCheck, AKernelThatFailsIsSeenWhenItsPlaceIsWaitedFor) {
     EXPECT_EQ(error.code(), ExitCode::other);
     expect_said(error, "CUDA failed with cudaErrorLaunchFailure");
     expect_said(error, "but an earlier kernel may have done it");
+    EXPECT_TRUE(error.fault().late);
     emulated::forget_failure();
   }
+}
+
+/// Launches that fail where a test wants it.
+class FailingLaunch : public emulated::EmulatedTest {
+ protected:
+  static cudaError_t count(cudaStream_t stream, int* counts) {
+    return emulated::launch(&emulated::count_threads, 1, 1, 0, stream, counts);
+  }
+  emulated::Buffer<int> counts_{std::vector<int>{0}};
+};
+
+TEST_F(FailingLaunch, IsSeenWhenItIsWaitedFor) {
+  emulated::simulation().failing_kernel = "count_threads";
+  emulated::simulation().failing_launch = 2;
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(count(nullptr, counts_.get()), cudaSuccess);
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaErrorIllegalAddress);
+  EXPECT_EQ(count(nullptr, counts_.get()), cudaErrorIllegalAddress) << "it stays";
+  EXPECT_NE(emulated::kernel_failure().find("count_threads"), std::string::npos);
+}
+
+TEST_F(FailingLaunch, IsSeenAtOnceWhenLaunchesBlock) {
+  emulated::simulation().failing_launch = 2;
+  emulated::simulation().launch_blocking = true;
+  EXPECT_EQ(count(nullptr, counts_.get()), cudaSuccess);
+  EXPECT_EQ(count(nullptr, counts_.get()), cudaErrorIllegalAddress);
+}
+
+TEST_F(FailingLaunch, OfAnotherNameIsNotCounted) {
+  emulated::simulation().failing_kernel = "another";
+  emulated::simulation().failing_launch = 1;
+  EXPECT_EQ(count(nullptr, counts_.get()), cudaSuccess);
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
 }
 
 }  // namespace

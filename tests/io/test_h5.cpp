@@ -198,6 +198,29 @@ TEST_F(H5, WritesTheSameBytesForTheSameValues) {
   EXPECT_LT(std::filesystem::file_size(file("a.h5")), 4000U);
 }
 
+TEST_F(H5, TellsWhereTheBytesOfADatasetAreAndTheyStayThere) {
+  const std::vector<std::uint8_t> values = {201, 202, 203, 204, 205, 206, 207, 208};
+  h5::File out = h5::File::create(file("a.h5"), ExitCode::data);
+  h5::Dataset first = out.create_dataset("group/first", Dtype::u8, {8});
+  EXPECT_TRUE(says(error_of(ExitCode::data, [&] { (void)first.offset(); }), "nothing was written to it"));
+  first.write_region(Dtype::u8, {4}, {4}, values.data() + 4);
+  const std::int64_t offset = first.offset();
+  first.write_region(Dtype::u8, {0}, {4}, values.data());
+  out.close();
+
+  h5::File more = h5::File::append(file("a.h5"), ExitCode::data);
+  more.write("group/second", Dtype::f64, {1}, values.data());
+  more.close();
+
+  const h5::File in = h5::File::open(file("a.h5"), ExitCode::data);
+  EXPECT_EQ(in.open_dataset("group/first").offset(), offset);
+  EXPECT_EQ(in.datasets_below("group"), (std::vector<std::string>{"first", "second"}));
+  std::ifstream bytes(file("a.h5"), std::ios::binary);
+  bytes.seekg(offset);
+  for (const std::uint8_t value : values) EXPECT_EQ(bytes.get(), value);
+  EXPECT_TRUE(says(error_of(ExitCode::data, [&] { h5::File::append(file("no.h5"), ExitCode::data); }), "no such file"));
+}
+
 TEST_F(H5, NoticesAFlippedBit) {
   const std::vector<std::uint8_t> images(1 << 20, 7);
   {

@@ -16,7 +16,6 @@ import unittest
 from pathlib import Path
 
 DONE, OTHER, USAGE, DATA, CHECKPOINT, NUMBERS, HANG = range(7)
-REQUEUE = 85
 SECONDS_TO_END = 10.0  # from the end of mpirun to the end of the last rank
 SECONDS_IN_ALL = 120.0  # of one job; the machine may be busy, a hang lasts for ever
 

@@ -6,7 +6,7 @@ import unittest
 from pathlib import Path
 
 import programs
-from programs import DONE, USAGE, Programs, options
+from programs import DONE, OTHER, USAGE, Programs, options
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 ENDING = "-emulated"
@@ -65,8 +65,9 @@ class Cuda(Programs):
         self.train_on_gpu(run=run, stop_after=2)
         settings = {name.replace("-", "_"): value for name, value in programs.MODEL.items()}
         settings.update(data=self.data / "train", run_dir=run, steps=4, resume=True)
-        job = self.job(1, "vitrail-train", *options(**settings), code=USAGE)
-        self.assertIn("--backend cpu (was cuda)", job.said)
+        job = self.job(1, "vitrail-train", *options(**settings))
+        self.assertIn("--backend cpu (was cuda): the bits will differ", job.said)
+        self.assertEqual(self.latest_step(run), 4)
 
     def test_evaluation_on_the_gpu_is_that_of_the_cpu(self):
         run = self.new_run()
@@ -100,6 +101,35 @@ class Cuda(Programs):
         job = self.train_on_gpu(ranks, run=self.new_run(), code=USAGE, environment=environment, **settings)
         self.expect_one_error(job, problem, why, advice)
         return job
+
+    def failing_kernel(self, noticed, *, why, advice, **environment):
+        """One line of a run whose 12th normalisation fails: rank, verb or wait, and step."""
+        fails = {"VITRAIL_EMULATED_FAIL_LAUNCH": "normalize_rows:12", **environment}
+        job = self.train_on_gpu(run=self.new_run(), code=OTHER, environment=fails)
+        self.assertEqual(len(job.errors), 1, job.said)
+        self.assertRegex(job.errors[0], r"^vitrail-train: rank 0/1 on \S+: error: CUDA failed with "
+                         rf"cudaErrorIllegalAddress \[.*\]{noticed} \({why}\)\. {advice}$")
+
+    def test_a_kernel_that_fails_is_noticed_later_with_the_steps_in_the_queue(self):
+        where = r"(the wait for the device, )?step \d, while steps \d and \d were in the queue"
+        self.failing_kernel(f", noticed in {where}",
+                            why="seen at .*, but an earlier kernel may have done it",
+                            advice="Run again with CUDA_LAUNCH_BLOCKING=1, which names the verb; .*")
+
+    def test_a_kernel_that_fails_is_named_by_verb_layer_and_step_when_launches_block(self):
+        self.failing_kernel(r" in layernorm_forward, layer \d, step \d", why=r"at launch\.hpp:\d+",
+                            advice="compute-sanitizer names the access", CUDA_LAUNCH_BLOCKING="1")
+
+    def test_a_kernel_that_fails_on_one_of_two_ranks_names_the_rank_and_the_collective(self):
+        merged = {name.replace("-", "_"): value for name, value in programs.MODEL.items()}
+        words = options(**{**merged, "data": self.data / "train", "run_dir": self.new_run(), "backend": "cuda",
+                           "communicator": "staged", "expert_parallel": 2})
+        fails = ["env", "VITRAIL_EMULATED_FAIL_LAUNCH=normalize_rows:12"]
+        program = programs.programs / f"vitrail-train{ENDING}"
+        job = self.emulated(1, "vitrail-train", *words, ":", "-np", "1", *fails, program, *words, code=OTHER)
+        self.assertEqual(len(job.errors), 1, job.said)
+        self.assertRegex(job.errors[0], r"rank 1/2 on \S+: error: CUDA failed with cudaErrorIllegalAddress \[.*\], "
+                         r"noticed in (start_all_to_all, layer \d|all_gather|the wait for the device), step \d")
 
     def test_without_a_gpu(self):
         self.refused_on_gpu("no GPU was found", ".*NVIDIA GPU.*", ".*--backend cpu.*",

@@ -102,10 +102,14 @@ inline CheckpointInfo sample_info(std::int64_t step) {
 }
 
 /// One rank saves all of it.
+inline void save(const std::filesystem::path& run_dir, std::int64_t step, const Sample& sample,
+                 const SaveOptions& options, std::int64_t run = 1 << 20) {
+  const std::unique_ptr<Communicator> self = make_self_communicator();
+  save_checkpoint(*self, run_dir, sample_info(step), sample.pieces(run), options);
+}
 inline void save(const std::filesystem::path& run_dir, std::int64_t step, const Sample& sample, int keep_last = 0,
                  std::int64_t run = 1 << 20) {
-  const std::unique_ptr<Communicator> self = make_self_communicator();
-  save_checkpoint(*self, run_dir, sample_info(step), sample.pieces(run), {.keep_last = keep_last});
+  save(run_dir, step, sample, {.keep_last = keep_last}, run);
 }
 
 inline std::vector<std::uint8_t> read_range(const CheckpointReader& reader, const std::string& name, std::int64_t first,

@@ -29,7 +29,8 @@ inline bool changes_files(const __ptrace_syscall_info& stop) {
 }
 
 /// Runs `work` in a child process and kills it (SIGKILL) when it is about to make its `call`-th system call, counted
-/// from 0, that creates, writes, truncates, renames, removes or forces to disk. `finished`: it had fewer of them.
+/// from 0, that creates, writes, truncates, renames, removes or forces to disk, in any of its threads. `finished`: it
+/// had fewer of them.
 template <class Work>
 Ending run_and_kill_at(int call, Work work) {
   const pid_t child = ::fork();
@@ -46,17 +47,27 @@ Ending run_and_kill_at(int call, Work work) {
   int status = 0;
   ::waitpid(child, &status, 0);
   if (!WIFSTOPPED(status)) return Ending::cannot_trace;
-  ::ptrace(PTRACE_SETOPTIONS, child, nullptr, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL);
+  ::ptrace(PTRACE_SETOPTIONS, child, nullptr, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL | PTRACE_O_TRACECLONE);
+  pid_t stopped = child;
   for (int seen = 0;;) {
-    ::ptrace(PTRACE_SYSCALL, child, nullptr, nullptr);
-    ::waitpid(child, &status, 0);
-    if (WIFEXITED(status)) return WEXITSTATUS(status) == 0 ? Ending::finished : Ending::failed;
-    if (!WIFSTOPPED(status)) return Ending::failed;
+    ::ptrace(PTRACE_SYSCALL, stopped, nullptr, nullptr);
+    stopped = ::waitpid(-1, &status, __WALL);
+    if (stopped < 0) return Ending::cannot_trace;
+    if (stopped == child && WIFEXITED(status)) {
+      return WEXITSTATUS(status) == 0 ? Ending::finished : Ending::failed;
+    }
+    if (!WIFSTOPPED(status)) {
+      if (stopped == child) return Ending::failed;
+      continue;  // a thread has ended; to go on with it does nothing
+    }
     __ptrace_syscall_info stop{};
-    if (::ptrace(PTRACE_GET_SYSCALL_INFO, child, sizeof stop, &stop) <= 0) return Ending::cannot_trace;
+    if (::ptrace(PTRACE_GET_SYSCALL_INFO, stopped, sizeof stop, &stop) <= 0) return Ending::cannot_trace;
     if (stop.op != PTRACE_SYSCALL_INFO_ENTRY || !changes_files(stop) || seen++ < call) continue;
     ::kill(child, SIGKILL);
-    ::waitpid(child, &status, 0);
+    // The process is gone when all its threads have been waited for.
+    do {
+      stopped = ::waitpid(-1, &status, __WALL);
+    } while (stopped > 0 && !(stopped == child && WIFSIGNALED(status)));
     return Ending::killed;
   }
 }

@@ -51,9 +51,15 @@ class SmallRun {
   }
   void start_step() {
     std::int64_t pass = 0;
-    trainer_.start_step([&](Tensor images, Tensor labels) { fill(state_.layout.first_image(pass++), images, labels); });
+    trainer_.start_step([&](Tensor images, Tensor labels) {
+      if (before_data) before_data();
+      fill(state_.layout.first_image(pass++), images, labels);
+    });
   }
   StepReport finish_step() { return trainer_.finish_step(); }
+
+  [[nodiscard]] const Activity& activity() const { return ops_->activity(); }
+  std::function<void()> before_data;  ///< called before images are given
 
   [[nodiscard]] const Activations& acts() const { return state_.acts; }
   [[nodiscard]] std::int64_t steps() const { return state_.step; }

@@ -1,8 +1,13 @@
+#include <functional>
+
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "tests/train/checkpoint_samples.hpp"
 #include "tests/train/kill_at_calls.hpp"
+#include "tests/train/thread_ranks.hpp"
 #include "train/checkpoint_folder.hpp"
+#include "train/checkpoint_stream.hpp"
 
 namespace vitrail {
 namespace {
@@ -119,17 +124,69 @@ TEST_F(CheckpointFolderTest, AFolderThatCannotBeMadeIsAnError) {
   EXPECT_EQ(content_of(checkpoints()), "a file in the way");
 }
 
-/// Kills a save of `step` at every call that changes files, and looks at what is left each time.
-void kill_everywhere(std::int64_t step, int keep_last) {
+TEST_F(CheckpointFolderTest, EveryNthStaysForGood) {
+  for (const std::int64_t step : {10, 20, 30, 40, 50, 55})
+    save(run_dir(), step, one_, {.keep_last = 1, .keep_every = 20});
+  EXPECT_EQ(saved(run_dir()), (Names{"latest", "step-00000020", "step-00000040", "step-00000055"}));
+}
+
+TEST_F(CheckpointFolderTest, ListsWhatIsCompleteTheLatestFirst) {
+  EXPECT_TRUE(complete_checkpoints(run_dir()).empty());
+  for (const std::int64_t step : {10, 30, 20}) save(run_dir(), step, one_);
+  fs::create_directories(checkpoints() / "step-00000040");  // no manifest
+  fs::rename(checkpoints() / "step-00000010", checkpoints() / "step-00000010.old");
+  Names names;
+  for (const fs::path& path : complete_checkpoints(run_dir())) names.push_back(path.filename().string());
+  EXPECT_EQ(names, (Names{"step-00000020", "step-00000030", "step-00000010.old"}));
+}
+
+/// Not root while it lives: whom no permission stops.
+class Nobody {
+ public:
+  Nobody() { was_root_ = ::geteuid() == 0 && ::seteuid(65534) == 0; }
+  Nobody(const Nobody&) = delete;
+  Nobody& operator=(const Nobody&) = delete;
+  ~Nobody() {
+    if (was_root_) (void)!::seteuid(0);
+  }
+
+ private:
+  bool was_root_ = false;
+};
+
+TEST_F(CheckpointFolderTest, AFolderThatCannotBeWrittenIsAnErrorAndThePreviousOneStays) {
+  save(run_dir(), 10, one_);
+  constexpr fs::perms readable{0555};
+  fs::permissions(run_dir(), readable);
+  fs::permissions(checkpoints(), readable);
+  {
+    const Nobody nobody;
+    const std::string said = failure_of([&] { save(run_dir(), 20, two_); });
+    EXPECT_NE(said.find("step-00000020.tmp"), std::string::npos) << said;
+    EXPECT_NE(said.find("Permission denied"), std::string::npos) << said;
+  }
+  EXPECT_TRUE(holds(CheckpointReader(run_dir()), one_));
+  fs::permissions(run_dir(), fs::perms::owner_all);
+  fs::permissions(checkpoints(), fs::perms::owner_all);
+  EXPECT_EQ(saved(run_dir()), (Names{"latest", "step-00000010"}));
+  save(run_dir(), 20, two_);
+  EXPECT_TRUE(holds(CheckpointReader(run_dir()), two_));
+}
+
+/// How the save that is killed is made.
+using Saving = std::function<void(const fs::path& run_dir, std::int64_t step, const Sample& sample)>;
+
+/// Kills a save of `step` at every call that changes files (or every `stride`-th), and looks at what is left each time.
+void kill_everywhere(std::int64_t step, const Saving& saving, int stride = 1) {
   const Sample before(1);
   const Sample after(2);
   const Sample next(3);
   int killed = 0;
-  for (Ending ending = Ending::killed; ending == Ending::killed; ++killed) {
+  for (Ending ending = Ending::killed; ending == Ending::killed; killed += stride) {
     const TemporaryFolder folder;
     save(folder.path(), 5, before);
     save(folder.path(), 10, before);
-    ending = testing::run_and_kill_at(killed, [&] { save(folder.path(), step, after, keep_last); });
+    ending = testing::run_and_kill_at(killed, [&] { saving(folder.path(), step, after); });
     if (ending == Ending::cannot_trace) GTEST_SKIP() << "this machine does not let a process trace its child";
     ASSERT_NE(ending, Ending::failed);
     SCOPED_TRACE(text("killed at call ", killed));
@@ -145,9 +202,39 @@ void kill_everywhere(std::int64_t step, int keep_last) {
   EXPECT_GT(killed, 20);  // else it was not killed where it matters
 }
 
-TEST_F(CheckpointFolderTest, ASaveKilledAtAnyCallLeavesACompleteCheckpoint) { kill_everywhere(20, 1); }
+TEST_F(CheckpointFolderTest, ASaveKilledAtAnyCallLeavesACompleteCheckpoint) {
+  kill_everywhere(20, [](const fs::path& run, std::int64_t step, const Sample& sample) { save(run, step, sample, 1); });
+}
 
-TEST_F(CheckpointFolderTest, AReplacingSaveKilledAtAnyCallLeavesACompleteCheckpoint) { kill_everywhere(10, 0); }
+TEST_F(CheckpointFolderTest, AReplacingSaveKilledAtAnyCallLeavesACompleteCheckpoint) {
+  kill_everywhere(10, [](const fs::path& run, std::int64_t step, const Sample& sample) { save(run, step, sample, 0); });
+}
+
+TEST_F(CheckpointFolderTest, ASaveOfRanksThatShareAFileKilledAtAnyCallLeavesACompleteCheckpoint) {
+  kill_everywhere(
+      20,
+      [](const fs::path& run, std::int64_t step, const Sample& sample) {
+        testing::ThreadRanks(3).run([&](Communicator& ranks) {
+          save_checkpoint(ranks, run, testing::sample_info(step), sample.pieces(400, ranks.rank(), ranks.size()),
+                          {.keep_last = 1, .writers = 2});
+        });
+      },
+      2);
+}
+
+TEST_F(CheckpointFolderTest, AStreamKilledAtAnyCallLeavesACompleteCheckpoint) {
+  kill_everywhere(
+      20,
+      [](const fs::path& run, std::int64_t step, const Sample& sample) {
+        CheckpointStream stream(run, testing::sample_info(step));
+        for (const testing::SampleTensor& tensor : sample.tensors()) {
+          stream.begin(tensor.name, tensor.shape, tensor.dtype);
+          stream.write(tensor.range(0, tensor.shape.elements()));
+        }
+        stream.finish();
+      },
+      3);
+}
 
 }  // namespace
 }  // namespace vitrail

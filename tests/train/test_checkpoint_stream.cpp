@@ -55,15 +55,34 @@ TEST_F(CheckpointStreamTest, WritesWhatSavingWritesInAnyNumberOfFilesAndStretche
   }
 }
 
-TEST_F(CheckpointStreamTest, CutsEveryTensorIntoEqualRuns) {
-  CheckpointStream writer(run_dir(), sample_info(7), 4);
-  stream(writer, sample_, 1000);
-  writer.finish();
-  const CheckpointReader reader(run_dir());
-  std::vector<std::int64_t> counts;
-  for (const StoredPlace& place : reader.places("parameters/block/kernel")) counts.push_back(place.count);
-  EXPECT_EQ(counts, (std::vector<std::int64_t>{57, 58, 58, 58}));
-  EXPECT_EQ(reader.places("parameters/temperature").size(), 1U);
+TEST_F(CheckpointStreamTest, CutsTensorsIntoEqualRunsThatAreNotShort) {
+  std::vector<std::int32_t> values(100'003);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<std::int32_t>(i);
+  const auto counts_of = [&](std::int64_t elements, std::int64_t stretch) {
+    CheckpointStream writer(run_dir(), sample_info(7), 4);
+    writer.begin("x", {elements}, Dtype::i32);
+    for (std::int64_t first = 0; first < elements; first += stretch) {
+      writer.write(ConstTensor(values.data() + first, {std::min(stretch, elements - first)}, Dtype::i32));
+    }
+    writer.finish();
+    const CheckpointReader reader(run_dir());
+    EXPECT_TRUE(reader.verify().empty());
+    std::vector<std::int32_t> read(static_cast<std::size_t>(elements));
+    reader.read("x", 0, Tensor(read.data(), {elements}, Dtype::i32));
+    EXPECT_TRUE(std::equal(read.begin(), read.end(), values.begin()));
+    std::vector<std::int64_t> counts;
+    for (const StoredPlace& place : reader.places("x")) {
+      EXPECT_EQ(place.file, text("part-0000", counts.size(), "-of-00004.h5"));
+      counts.push_back(place.count);
+    }
+    return counts;
+  };
+  using Counts = std::vector<std::int64_t>;
+  for (const std::int64_t stretch : {100'003, 25'000, 999}) {
+    EXPECT_EQ(counts_of(100'003, stretch), (Counts{25'000, 25'001, 25'001, 25'001})) << stretch;
+  }
+  EXPECT_EQ(counts_of(40'001, 7'000), (Counts{20'000, 20'001}));  // 2.4 times 64 KiB
+  EXPECT_EQ(counts_of(3, 1), (Counts{3}));
 }
 
 TEST_F(CheckpointStreamTest, LongTensorsHaveTheSumsOfTheirBlocks) {

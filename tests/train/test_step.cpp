@@ -2,10 +2,40 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/errors.hpp"
 #include "tests/train/small_run.hpp"
 
 namespace vitrail::testing {
 namespace {
+
+/// The host as a device that notices some time later what its work did: at a wait, when it `fails`.
+class LateDevice final : public Device {
+ public:
+  [[nodiscard]] DeviceKind kind() const noexcept override { return host_->kind(); }
+  [[nodiscard]] std::string description() const override { return host_->description(); }
+  void* allocate(std::int64_t bytes) override { return host_->allocate(bytes); }
+  void release(void* memory, std::int64_t bytes) noexcept override { host_->release(memory, bytes); }
+  void* allocate_host(std::int64_t bytes) override { return host_->allocate_host(bytes); }
+  void release_host(void* memory, std::int64_t bytes) noexcept override { host_->release_host(memory, bytes); }
+  void copy(ConstTensor from, Tensor to) override { host_->copy(from, to); }
+  void zero(Tensor tensor) override { host_->zero(tensor); }
+  [[nodiscard]] Place place() override { return host_->place(); }
+  void wait(Place place) override {
+    if (fails) fail(ExitCode::other, {"a kernel failed", "some time ago", "", true});
+    host_->wait(place);
+  }
+  void upload(ConstTensor from, Tensor to, Place free) override { host_->upload(from, to, free); }
+  void download(ConstTensor from, Tensor to) override { host_->download(from, to); }
+  void submit(const std::string& name, const std::function<void()>& work) override { host_->submit(name, work); }
+  [[nodiscard]] bool asynchronous() const noexcept override { return host_->asynchronous(); }
+
+  bool fails = false;
+
+ private:
+  std::unique_ptr<Device> host_ = make_cpu_device();
+};
+
+std::unique_ptr<Ops> fast_ops(Device&) { return make_cpu_ops(1); }
 
 TEST(Step, SmoothsLabelsTowardsAllClasses) {
   RunConfig config = small_run_config();
@@ -159,6 +189,46 @@ TEST(Step, StepsBehindOneThatIsNotFiniteDoNothing) {
   EXPECT_THROW(run.finish_step(), Error) << "the step behind it is forgotten";
   run.step();
   EXPECT_NE(run.values(), before);
+}
+
+TEST(Step, AnErrorNamesTheStepUnlessItIsAboutTheData) {
+  SmallRun run(resolved(small_run_config()), 1, make_cpu_device(), fast_ops);
+  EXPECT_EQ(run.activity().look().step, 0) << "after the warm-up";
+  run.step();
+  for (const ExitCode code : {ExitCode::other, ExitCode::usage}) {
+    run.before_data = [code] { fail(code, {"no images", "", ""}); };
+    EXPECT_STREQ(error_of([&] { run.start_step(); }).what(), "no images in the wait for data, step 2");
+  }
+  run.before_data = [] { fail(ExitCode::data, {"no images", "", ""}); };
+  EXPECT_STREQ(error_of([&] { run.start_step(); }).what(), "no images in the wait for data");
+}
+
+TEST(Step, AnErrorThatIsNoticedLateNamesTheStepsThatWereInTheQueue) {
+  auto made = std::make_unique<LateDevice>();
+  LateDevice& device = *made;
+  SmallRun run(resolved(small_run_config()), 1, std::move(made), fast_ops);
+  run.step();
+  run.start_step();
+  device.fails = true;
+  EXPECT_STREQ(error_of([&] { run.finish_step(); }).what(),
+               "a kernel failed, noticed in the wait for the device, step 2 (some time ago)");
+  device.fails = false;
+  run.start_step();
+  device.fails = true;
+  EXPECT_STREQ(error_of([&] { run.finish_step(); }).what(),
+               "a kernel failed, noticed in the wait for the device, step 2, while steps 2 and 3 were in the queue "
+               "(some time ago)");
+}
+
+TEST(Step, MarksStepsAndLayers) {
+  SmallRun run(resolved(small_run_config()), 1, make_cpu_device(), fast_ops);
+  run.start_step();
+  EXPECT_EQ(run.activity().look().step, 1);
+  run.start_step();
+  EXPECT_EQ(run.activity().look().step, 2);
+  run.finish_step();
+  EXPECT_EQ(run.activity().look().step, 1) << "the one that was waited for";
+  EXPECT_EQ(run.activity().look().layer, Activity::kNoLayer);
 }
 
 TEST(Step, WithoutMixupNothingIsKeptForIt) {

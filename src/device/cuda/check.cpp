@@ -1,5 +1,6 @@
 #include "device/cuda/check.hpp"
 
+#include <cstdlib>
 #include <string_view>
 
 namespace vitrail::cuda {
@@ -31,12 +32,18 @@ void check(cudaError_t rc, std::source_location where) {
          where);
   }
   if (of_an_earlier_kernel(rc)) {
+    if (launches_block()) fail(ExitCode::other, {said, place, "compute-sanitizer names the access"}, where);
     fail(ExitCode::other,
          {said, text("seen ", place, ", but an earlier kernel may have done it"),
-          "Run again with CUDA_LAUNCH_BLOCKING=1, which names the verb; compute-sanitizer names the access"},
+          "Run again with CUDA_LAUNCH_BLOCKING=1, which names the verb; compute-sanitizer names the access", true},
          where);
   }
   fail(ExitCode::other, {said, place, ""}, where);
+}
+
+bool launches_block() {
+  const char* value = std::getenv("CUDA_LAUNCH_BLOCKING");
+  return value != nullptr && std::string_view(value) != "0" && *value != '\0';
 }
 
 }  // namespace vitrail::cuda

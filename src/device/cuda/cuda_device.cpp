@@ -1,8 +1,6 @@
 #include "device/cuda/cuda_device.hpp"
 
-#include <cstdlib>
 #include <cstring>
-#include <string_view>
 
 #include "device/cuda/check.hpp"
 #include "device/cuda/gpu.hpp"
@@ -16,12 +14,6 @@ UniqueStream make_stream() {
   cudaStream_t made = nullptr;
   check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking));
   return UniqueStream(made);
-}
-
-// CUDA_LAUNCH_BLOCKING=1 is how one asks which kernel fails. A graph would hide it.
-bool launches_block() {
-  const char* value = std::getenv("CUDA_LAUNCH_BLOCKING");
-  return value != nullptr && std::string_view(value) != "0" && *value != '\0';
 }
 
 std::size_t size_of_bytes(ConstTensor tensor) { return static_cast<std::size_t>(tensor.bytes()); }
@@ -44,7 +36,7 @@ class CudaDevice final : public StreamDevice {
   explicit CudaDevice(const CudaOptions& options)
       : index_(options.index),
         gpu_(open_gpu(options.index)),
-        graphs_(options.graphs && !launches_block()),
+        graphs_(options.graphs && !launches_block()),  // a graph would hide which kernel fails
         queue_(make_stream()),
         uploads_(make_stream()),
         uploaded_(make_event()),

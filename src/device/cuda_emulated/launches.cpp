@@ -38,9 +38,15 @@ cudaError_t enqueue_kernel(const cudaLaunchConfig_t& config, const void* functio
   if (const cudaError_t error = check_config(config, function); error != cudaSuccess) return remembered(error);
   if (simulation().major < 8) return remembered(cudaErrorNoKernelImageForDevice);
   Launch launch{std::move(call), function, config.gridDim, config.blockDim, config.dynamicSmemBytes};
-  return remembered(machine().enqueue(*stream, {WorkKind::kernel, [launch = std::move(launch)] {
-                                                  return block_runner().run(launch, machine().next_is_descending());
-                                                }}));
+  const auto run = [launch = std::move(launch)] {
+    if (machine().next_fails(launch.function)) return machine().illegal_address(launch.function);
+    return block_runner().run(launch, machine().next_is_descending());
+  };
+  if (const cudaError_t error = machine().enqueue(*stream, {WorkKind::kernel, run}); error != cudaSuccess) {
+    return remembered(error);
+  }
+  const bool waits = simulation().launch_blocking && stream->capture == nullptr;
+  return remembered(waits ? machine().run_until({stream, stream->last_ticket}) : cudaSuccess);
 }
 
 }  // namespace vitrail::emulated

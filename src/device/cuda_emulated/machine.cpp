@@ -27,6 +27,13 @@ Simulation simulation_of_environment() {
     if (std::strcmp(lanes, "ascending") == 0) simulation.lanes = LaneOrder::ascending;
     if (std::strcmp(lanes, "descending") == 0) simulation.lanes = LaneOrder::descending;
   }
+  if (const char* failing = std::getenv("VITRAIL_EMULATED_FAIL_LAUNCH")) {
+    const char* colon = std::strrchr(failing, ':');
+    if (colon != nullptr) simulation.failing_kernel.assign(failing, colon);
+    simulation.failing_launch = std::atoll(colon == nullptr ? failing : colon + 1);
+  }
+  const char* blocking = std::getenv("CUDA_LAUNCH_BLOCKING");
+  simulation.launch_blocking = blocking != nullptr && std::strcmp(blocking, "0") != 0;
   return simulation;
 }
 
@@ -96,7 +103,7 @@ void Machine::advance(const Place& place) {
     if (sticky != cudaSuccess) return;
     const Queued next = std::move(place.stream->queue.front());
     place.stream->queue.pop_front();
-    if (const std::string text = next.work.run(); !text.empty()) fail(text);
+    if (const std::string text = next.work.run(); !text.empty()) fail(text, failing_with_);
   }
 }
 
@@ -124,6 +131,16 @@ bool Machine::next_is_descending() {
   return simulation().lanes == LaneOrder::descending;
 }
 
+bool Machine::next_fails(const void* function) {
+  if (simulation().failing_launch <= 0) return false;
+  auto counted = counted_kernels_.find(function);
+  if (counted == counted_kernels_.end()) {
+    const bool is_named = name_of_function(function).find(simulation().failing_kernel) != std::string::npos;
+    counted = counted_kernels_.emplace(function, is_named).first;
+  }
+  return counted->second && ++counted_launches_ == simulation().failing_launch;
+}
+
 cudaError_t Machine::refuse_in_capture(cudaError_t error) {
   bool refused = false;
   for (Capture& capture : captures) {
@@ -143,9 +160,14 @@ cudaError_t refuse_captured(CUstream_st& stream) {
   return cudaErrorStreamCaptureUnsupported;
 }
 
-void Machine::fail(const std::string& text) {
+std::string Machine::illegal_address(const void* function) {
+  failing_with_ = cudaErrorIllegalAddress;
+  return name_of_function(function) + ": an illegal address, as VITRAIL_EMULATED_FAIL_LAUNCH wants it";
+}
+
+void Machine::fail(const std::string& text, cudaError_t error) {
   failure = text;
-  sticky = cudaErrorLaunchFailure;
+  sticky = error;
   std::fprintf(stderr, "CUDA emulation: %s\n", text.c_str());
   default_stream.queue.clear();
   for (CUstream_st& stream : streams_) stream.queue.clear();
@@ -153,6 +175,9 @@ void Machine::fail(const std::string& text) {
 
 void Machine::forget() {
   failure.clear();
+  failing_with_ = cudaErrorLaunchFailure;
+  counted_kernels_.clear();
+  counted_launches_ = 0;
   sticky = cudaSuccess;
   last_error = cudaSuccess;
 }

@@ -102,9 +102,13 @@ class Machine {
   cudaError_t run_all();
   /// Whether this launch goes down in lanes.
   bool next_is_descending();
+  /// Whether this launch is the one that a test wants to fail.
+  bool next_fails(const void* function);
+  /// What such a launch leaves.
+  std::string illegal_address(const void* function);
   /// A call that the calling thread's captures forbid: ends them and returns `error`.
   cudaError_t refuse_in_capture(cudaError_t error);
-  void fail(const std::string& text);
+  void fail(const std::string& text, cudaError_t error = cudaErrorLaunchFailure);
   void forget();
 
  private:
@@ -113,6 +117,9 @@ class Machine {
   std::list<CUevent_st> events_;
   std::uint64_t tickets_ = 0;
   std::uint64_t launches_ = 0;
+  std::map<const void*, bool> counted_kernels_;  ///< whether the name is the wanted one
+  std::int64_t counted_launches_ = 0;
+  cudaError_t failing_with_ = cudaErrorLaunchFailure;
 };
 
 Machine& machine();
