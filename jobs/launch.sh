@@ -78,7 +78,7 @@ launch() {
     wait "$step"
     code=$?
   done
-  trap - USR1 USR2
+  trap : USR1 USR2 # one that comes too late changes nothing
 }
 
 # explain CODE: what an exit code asks of its reader.
@@ -89,7 +89,7 @@ explain() {
     3) say "exit code 3: the data are missing, damaged or of the wrong kind" ;;
     4) say "exit code 4: a checkpoint cannot be written or read; when there is space again, submit the same to go on" ;;
     5) say "exit code 5: a number that is none" ;;
-    6) say "exit code 6: no progress; the lines above name the ranks that did not arrive. Submit the same to go on" ;;
+    6) say "exit code 6: no progress; the lines above say where the ranks were. Submit the same to go on" ;;
     85) say "exit code 85: stopped in time and saved; submit the same to go on" ;;
     137 | 143)
       say "exit code $1: a rank crashed, ran out of memory or was killed, and srun ended the others; submit the same" \

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import cluster
 from cluster import SECONDS_TO_END, Trainings, freeze, thaw, thaw_with_signal, wait_until
-from programs import MODEL, USAGE, options
+from programs import HANG, MODEL, USAGE, options
 
 
 class Jobs(Trainings):
@@ -106,6 +106,24 @@ class Jobs(Trainings):
         job.wait("COMPLETED")
         self.assertEqual(job.requeues, 1, job.said)
         self.expect_undisturbed(run, job)
+
+    def test_a_node_without_network_ends_the_job_which_can_go_on(self):
+        if self.slurm.network == "shared":
+            self.skipTest("the nodes have no network of their own here")
+        run, nodes = self.new_run(), self.take_nodes(2)
+        job = self.pretrain(run, nodes, hang_timeout=6)
+        self.wait_for_step(run, job)
+        self.slurm.node("cut", nodes[1])
+        self.addCleanup(self.slurm.node, "join", nodes[1])
+        wait_until(lambda: "pretrain.sbatch: exit code" in job.said, lambda: job.said, 6 + SECONDS_TO_END)
+        self.slurm.node("join", nodes[1])
+        job.wait("FAILED")
+        self.assertEqual((job.code, job.requeues), (HANG, 0), job.said)
+        self.assertRegex(job.said, "vitrail-train: error: no progress for .*(did not arrive|no rank is missing)")
+
+        again = self.pretrain(run, nodes[:1])
+        again.wait("COMPLETED")
+        self.expect_undisturbed(run, again)
 
     def test_a_cancelled_job_ends_within_seconds_and_its_checkpoint_is_good(self):
         run, nodes = self.new_run(), self.take_nodes(1)
