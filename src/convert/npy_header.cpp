@@ -93,7 +93,7 @@ class Literals {
     if (quote != '\'' && quote != '"') wrong("a string is expected");
     const std::size_t end = left_.find(quote, 1);
     if (end == std::string_view::npos) wrong("a string does not end");
-    const std::string said(left_.substr(1, end - 1));
+    std::string said(left_.substr(1, end - 1));
     left_.remove_prefix(end + 1);
     return said;
   }

@@ -86,7 +86,7 @@ void expect_filled(const std::vector<PlacedTensor>& tensors, const std::string& 
 
 /// A JSON string. Error if the name is not UTF-8, for it could not be read back.
 std::string quoted(const std::string& name, const std::string& file) {
-  const std::string written = Json(name).dump();
+  std::string written = Json(name).dump();
   VITRAIL_EXPECT(Json::parse(written, file, ExitCode::checkpoint).as_string() == name, ExitCode::checkpoint,
                  text("the name ", written, " cannot be written into '", file, "'"), "it is not UTF-8", "");
   return written;

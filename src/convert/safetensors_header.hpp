@@ -26,7 +26,7 @@ struct SafetensorsHeader {
 };
 
 /// Longer headers are refused: this one describes a hundred thousand tensors.
-inline constexpr std::int64_t kLongestSafetensorsHeader = std::int64_t{1} << 25;
+inline constexpr std::int64_t kLongestSafetensorsHeader = std::int64_t{1} << 24;
 
 /// Parses the JSON of a header. Error (checkpoint) unless the tensors fill `data_bytes` without gaps and overlaps, each
 /// with the bytes that its dtype and shape need.

@@ -140,11 +140,11 @@ struct ZipWriter::Contents {
     archive = open();
     try {
       for (const Entry& entry : entries) add(entry);
+      thread = std::thread([this] { run(); });
     } catch (...) {
       zip_discard(archive);
       throw;
     }
-    thread = std::thread([this] { run(); });
   }
   Contents(const Contents&) = delete;
   Contents& operator=(const Contents&) = delete;

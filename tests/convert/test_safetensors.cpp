@@ -115,6 +115,7 @@ TEST_F(Safetensors, RefusesPlacesThatCannotBe) {
   expect_says(said("[2]", "[0]"), "has 1 data_offsets");
   expect_says(said("[2]", "[0,4,8]"), "has 3 data_offsets");
   expect_says(said("[3]", "[0,8]"), "has 8 bytes (F32 [3] needs 12)");
+  expect_says(said("[1]", "[0,8]"), "has 8 bytes (F32 [1] needs 4)");
   expect_says(said("[4294967296,4294967296]", "[0,8]"), "is too large");
   expect_says(said("[-2]", "[0,8]"), "an axis of length -2");
   expect_says(said("[1,1,1,1,1,1,2]", "[0,8]"), "has 7 axes");

@@ -21,7 +21,7 @@ struct HandMadeEntry {
 
 inline std::string little_endian(std::uint64_t value, int bytes) {
   std::string written;
-  for (int i = 0; i < bytes; ++i) written += static_cast<char>(value >> (8 * i) & 0xFF);
+  for (int i = 0; i < bytes; ++i, value >>= 8) written += static_cast<char>(value & 0xFF);
   return written;
 }
 
