@@ -30,8 +30,8 @@ class FlaxSource final : public TensorSource {
     const StoredTensor& tensor = stored_.tensors[found->second];
     VITRAIL_EXPECT(to.dtype == tensor.info.dtype && first >= 0 && first <= tensor.info.shape.elements() - to.elements(),
                    ExitCode::checkpoint,
-                   text("'", path(), "': elements ", first, " to ", first + to.elements(), " of tensor '", name,
-                        "' as ", name_of(to.dtype)),
+                   text("'", path(), "': ", to.elements(), " elements of tensor '", name, "' from ", first, " on as ",
+                        name_of(to.dtype)),
                    text("it is ", tensor.info.shape.str(), " of ", name_of(tensor.info.dtype)), "");
     if (tensor.type.bytes == size_of(to.dtype))
       return gather(tensor, first, to.elements(), static_cast<char*>(to.data));
@@ -63,7 +63,7 @@ class FlaxSource final : public TensorSource {
 
   /// Elements as they are stored.
   void gather(const StoredTensor& tensor, std::int64_t first, std::int64_t count, char* to) const {
-    if (!tensor.value.empty() && count > 0) std::memcpy(to, tensor.value.data(), tensor.value.size());
+    if (count > 0) std::copy(tensor.value.begin(), tensor.value.end(), to);
     for (const StoredSlice& slice : tensor.slices) {
       const std::int64_t begin = elements_before(tensor.info.shape, slice.region, first);
       const std::int64_t end = elements_before(tensor.info.shape, slice.region, first + count);
