@@ -31,7 +31,7 @@ constexpr const char* kManual =
     "\n"
     "Two checkpoints are equal when they have the same tensors with the same bits. With --tolerance T, tensors are\n"
     "equal too when their shapes are the same and their relative difference is at most T, whatever their dtypes.\n"
-    "Steps and configurations may differ; the summary tells.\n"
+    "Steps and configurations may differ; the summary tells. With --json, null stands for inf.\n"
     "\n"
     "Exit codes: 0 equal; 2 usage; 4 a checkpoint cannot be read; 5 they differ.";
 

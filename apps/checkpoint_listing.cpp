@@ -120,7 +120,10 @@ std::vector<ListedCheckpoint> list_checkpoints(const fs::path& path) {
   VITRAIL_EXPECT(!failure, ExitCode::checkpoint, text("cannot list '", folder.string(), "'"), failure.message(),
                  "May you read it?");
   for (; !failure && at != fs::directory_iterator(); at.increment(failure)) {
-    if (step_of(at->path().filename().string()) >= 0) found.push_back(look_at(at->path()));
+    if (step_of(at->path().filename().string()) < 0) continue;
+    found.push_back(look_at(at->path()));
+    std::error_code unreadable;
+    if (!fs::exists(at->path(), unreadable)) found.pop_back();  // a run that is training renames and removes
   }
   const std::string latest = latest_in(folder).filename().string();
   for (ListedCheckpoint& one : found) one.latest = one.path.filename().string() == latest;

@@ -86,22 +86,30 @@ Shown look_at(const CheckpointReader& checkpoint, const std::string& name, const
 
 // --- for people ------------------------------------------------------------------------------------------------------
 
+/// The values of a setting are an array of texts.
+std::string value_text(const Json& value) {
+  if (value.is_string()) return value.as_string();
+  if (!value.is_array()) return value.dump();
+  std::string said;
+  for (const Json& item : value.items()) said += (said.empty() ? "" : " ") + value_text(item);
+  return said;
+}
+
+void print_members(const Json& object) {
+  if (!object.is_object()) return;
+  for (const JsonMember& member : object.members()) {
+    std::cout << "  " << member.key << " = " << value_text(member.value) << '\n';
+  }
+}
+
 void print_head(const CheckpointReader& checkpoint, const Settings& s) {
   const CheckpointInfo& info = checkpoint.info();
   std::cout << checkpoint.path().string() << ": step " << info.step;
   const std::string by = writers_text(info.layout);
   std::cout << (by.empty() ? "" : ", written by " + by) << "\n\nlayout:\n";
-  if (info.layout.is_object()) {
-    for (const JsonMember& member : info.layout.members()) {
-      std::cout << "  " << member.key << " = " << member.value.dump() << '\n';
-    }
-  }
+  print_members(info.layout);
   std::cout << "\nconfiguration:\n";
-  if (info.config.is_object()) {
-    for (const JsonMember& member : info.config.members()) {
-      std::cout << "  " << member.key << " = " << member.value.dump() << '\n';
-    }
-  }
+  print_members(info.config);
   std::cout << '\n';
   if (s.digest) std::cout << "digest: " << checkpoint.digest() << "\n\n";
 }

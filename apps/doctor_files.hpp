@@ -7,16 +7,10 @@
 #include <vector>
 
 #include "apps/doctor.hpp"
+#include "apps/folder_probes.hpp"
 #include "comm/communicator.hpp"
 
 namespace vitrail {
-
-/// What several processes saw of a lock that one of them held.
-enum class LockSeen : int {
-  held,     ///< it is somebody else's, as it should be
-  free,     ///< nobody's: locks do not reach this process
-  refused,  ///< the file system has no locks
-};
 
 /// Looks at `folder` by writing into a folder of its own in it, which is removed again. Collective. `bytes`: of the
 /// file that each rank writes and reads to see how fast that is.
@@ -26,8 +20,8 @@ Findings check_folder(Communicator& world, const std::vector<std::string>& hosts
 // --- what is judged --------------------------------------------------------------------------------------------------
 
 Finding judge_space(std::int64_t free_bytes, std::int64_t free_files);
-/// `kind`: "POSIX locks", "flock"; what other processes saw, of this node and of others.
-Finding judge_lock(const std::string& kind, const std::vector<LockSeen>& seen, bool hdf5_locks_off);
+/// `name`: "POSIX locks", "flock"; what other processes saw, of this node and of others.
+Finding judge_lock(const std::string& name, const std::vector<LockSeen>& seen, bool hdf5_locks_off);
 /// Seconds of each rank for writing `bytes` to disk, and for reading them.
 Finding judge_speed(std::int64_t bytes, const std::vector<double>& write_s, const std::vector<double>& read_s);
 /// The median of many fsyncs of a small file, in seconds.

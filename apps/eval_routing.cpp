@@ -30,7 +30,8 @@ void print_row(const Json& row, double unchanged, const Log& log) {
 Json numerics_of(const Options& options) {
   Json settings = Json::object();
   for (const Setting& setting : options.settings()) {
-    if (setting.effect != Effect::numerics || setting.name == "batch" || setting.name == "threads") continue;
+    if (setting.effect != Effect::numerics && setting.effect != Effect::backend) continue;
+    if (setting.name == "batch" || setting.name == "threads") continue;
     Json values = Json::array();
     for (const std::string& value : setting.values) values.push_back(value);
     settings.set(setting.name, std::move(values));

@@ -35,6 +35,7 @@ namespace vitrail {
 enum class Effect {
   none,      ///< nothing: where files go, how much is printed
   layout,    ///< work is divided otherwise, the results stay the same bits
+  backend,   ///< the bits of the results change, their meaning does not
   numerics,  ///< results change
 };
 

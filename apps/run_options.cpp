@@ -192,7 +192,7 @@ void add_layout_options(Options& options, RunConfig& config) {
   options.add("threads", config.threads, "N", "per rank").effect(Effect::numerics);
   options.add("backend", config.backend, "NAME", "cpu, cuda (an NVIDIA GPU per rank), or reference (plain, f64)")
       .choices({"cpu", "cuda", "reference"})
-      .effect(Effect::numerics);
+      .effect(Effect::backend);
   options
       .add("precision", config.precision, "NAME", "of matrix products: f32, or bf16 inputs with f32 sums (cpu, cuda)")
       .choices({"f32", "bf16"})
@@ -258,10 +258,13 @@ std::vector<Setting> settings_of(const Json& run_settings) {
   return settings;
 }
 
-void expect_same_numerics(const Options& options, const Json& written, const std::string& checkpoint) {
+namespace {
+
+/// "--batch 32 (was 16), --seed 1 (was 0)": the settings of this effect that are not the checkpoint's.
+std::string other_settings(const Options& options, const Json& written, Effect effect) {
   std::string differing;
   for (const Setting& setting : options.settings()) {
-    if (setting.effect != Effect::numerics) continue;
+    if (setting.effect != effect) continue;
     const Json* then = written.find(setting.name);
     std::vector<std::string> values;
     if (then != nullptr) {
@@ -272,9 +275,20 @@ void expect_same_numerics(const Options& options, const Json& written, const std
     differing += text(differing.empty() ? "" : ", ", "--", setting.name, " ", shown(setting.values), " (was ",
                       shown(values), ")");
   }
+  return differing;
+}
+
+}  // namespace
+
+void expect_same_numerics(const Options& options, const Json& written, const std::string& checkpoint) {
+  const std::string differing = other_settings(options, written, Effect::numerics);
   VITRAIL_EXPECT(differing.empty(), ExitCode::usage,
                  text("the run cannot be resumed from ", checkpoint, " with ", differing),
                  "these settings change results", "Resume with the old values, or start another --run-dir");
+}
+
+std::string other_backend(const Options& options, const Json& written) {
+  return other_settings(options, written, Effect::backend);
 }
 
 }  // namespace vitrail

@@ -39,11 +39,13 @@ std::string name_of(RouterKind kind);
 Classifier classifier_of(const std::string& name);
 PositionEmbedding position_embedding_of(const std::string& name);
 
-/// The settings that a checkpoint remembers: numerics and layout, name -> text.
+/// The settings that a checkpoint remembers: numerics, back end and layout, name -> text.
 Json run_settings(const Options& options);
 /// The other way: what Options::read_settings takes.
 std::vector<Setting> settings_of(const Json& run_settings);
 /// Error (usage) that names every numerics setting in which `now` differs from the checkpoint's.
 void expect_same_numerics(const Options& options, const Json& written, const std::string& checkpoint);
+/// "--backend cuda (was cpu)"; empty if the checkpoint was written by the same back end.
+std::string other_backend(const Options& options, const Json& written);
 
 }  // namespace vitrail

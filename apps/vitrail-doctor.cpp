@@ -110,9 +110,10 @@ void look_at_ranks(const Job& job, double age_s, Findings& findings) {
   const auto alike = [&](const char* check, const char* what, const std::string& mine, const char* advice) {
     add(judge_alike(check, what, world.all_gather_strings(mine), job.hosts, advice));
   };
-  if (world.size() > 1) {
-    alike("mpi", "the MPI library", library, "All nodes must load the same one: compare their modules");
-  }
+  // When they are the same, the line before has said so.
+  Finding libraries = judge_alike("mpi", "the MPI library", world.all_gather_strings(library), job.hosts,
+                                  "All nodes must load the same one: compare their modules");
+  if (libraries.health != Health::ok) add(std::move(libraries));
   alike("program", "vitrail-doctor", text(kVersion, " (", hash_of_this_program(), ")"),
         "All nodes must run the same build: install on a shared file system");
   alike("hdf5", "HDF5",

@@ -12,6 +12,7 @@
 #include "data/loader.hpp"
 #include "train/initial_weights.hpp"
 #include "train/presets.hpp"
+#include "train/resume.hpp"
 #include "train/state_checkpoint.hpp"
 #include "train/step.hpp"
 
@@ -163,11 +164,13 @@ int train(MpiSession& session, int argc, char** argv, bool at_terminal) {
   TrainState state(config, machine.device(), machine.ops(), world, dataset.labels_per_image());
   Trainer trainer(state, last_step);
   if (checkpoint) {
-    const CheckpointReader reader(*checkpoint);
-    expect_same_numerics(options, reader.info().config, reader.path().string());
-    expect_same_data(fingerprint, dataset.name(), reader);
-    restore(state, reader);
-    log.info("resumed from ", reader.path().string());
+    const auto expect_fits = [&](const CheckpointReader& reader) {
+      expect_same_numerics(options, reader.info().config, reader.path().string());
+      expect_same_data(fingerprint, dataset.name(), reader);
+      const std::string other = other_backend(options, reader.info().config);
+      if (!other.empty()) log.info(other, ": the bits will differ from those of an uninterrupted run");
+    };
+    log.info("resumed from ", restore_newest(state, config.run_dir, log, expect_fits).string());
     if (!config.init_from.empty()) log.info("--init-from is ignored: the run began long ago");
   } else if (!config.init_from.empty()) {
     start_from(state, log);

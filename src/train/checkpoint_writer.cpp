@@ -2,10 +2,9 @@
 #include <optional>
 #include <vector>
 
-#include <unistd.h>
-
 #include "base/file.hpp"
 #include "base/timer.hpp"
+#include "train/agreement.hpp"
 #include "train/checkpoint.hpp"
 #include "train/checkpoint_folder.hpp"
 #include "train/checkpoint_manifest.hpp"
@@ -14,25 +13,6 @@
 namespace vitrail {
 
 namespace {
-
-std::string host_name() {
-  char name[256] = "?";
-  ::gethostname(name, sizeof name - 1);
-  return name;
-}
-
-/// Runs one rank's share of a phase; what it throws is kept for the agreement that follows.
-template <class Work>
-std::optional<Fault> attempt(Work work) {
-  try {
-    work();
-    return std::nullopt;
-  } catch (const Error& error) {
-    return error.fault();
-  } catch (const std::exception& error) {
-    return Fault{error.what(), "", ""};
-  }
-}
 
 /// Who writes which file, and when. With W writers, ranks form W groups of consecutive ranks, and those of a group that
 /// have pieces append them to one file in turn: one opens it when the one before has closed it and forced it to disk.
@@ -205,38 +185,15 @@ class Save {
 
   /// Collective. Where any rank failed: removes the unfinished checkpoint and throws the same Error on every rank.
   void agree(const std::optional<Fault>& mine) {
-    std::int64_t ok = mine ? 0 : 1;
-    world_.all_min({&ok, 1});
-    if (ok == 1) return;
-
-    Json said;
-    if (mine) said.set("problem", mine->problem).set("why", mine->why).set("suggestion", mine->suggestion);
-    said.set("host", host_name()).set("failed", mine.has_value());
-    const std::vector<std::string> all = world_.all_gather_strings(said.dump());
+    const std::optional<RankFault> first = agree_on_fault(world_, mine);
+    if (!first) return;
     // All ranks have closed their files by now.
     if (world_.rank() == 0) folder_.abandon(info_.step);
     world_.barrier();
-    report(all);
-  }
-
-  [[noreturn]] void report(const std::vector<std::string>& all) const {
-    std::optional<Json> first;
-    int rank_of_first = 0;
-    int failed = 0;
-    for (std::size_t rank = 0; rank < all.size(); ++rank) {
-      Json said = Json::parse(all[rank], "report of a rank", ExitCode::checkpoint);
-      if (!said.at("failed").as_bool()) continue;
-      if (failed++ > 0) continue;
-      first = std::move(said);
-      rank_of_first = static_cast<int>(rank);
-    }
-    const auto word = [&](const char* key) { return first ? first->at(key).as_string() : std::string(); };
-    const std::string others =
-        failed > 1 ? text(" (and ", failed - 1, failed > 2 ? " more ranks)" : " more rank)") : "";
-    const std::string advice = word("suggestion").empty() ? "" : word("suggestion") + ". ";
-    fail(ExitCode::checkpoint, {text("the checkpoint of step ", info_.step, " was not saved: rank ", rank_of_first,
-                                     " on ", word("host"), others, ": ", word("problem")),
-                                word("why"), advice + "Checkpoints saved before are untouched"});
+    const std::string advice = first->fault.suggestion.empty() ? "" : first->fault.suggestion + ". ";
+    fail(ExitCode::checkpoint,
+         {text("the checkpoint of step ", info_.step, " was not saved: ", first->who(), ": ", first->fault.problem),
+          first->fault.why, advice + "Checkpoints saved before are untouched"});
   }
 
   Communicator& world_;

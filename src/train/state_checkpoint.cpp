@@ -37,15 +37,18 @@ std::string kinds_of_state(const CheckpointReader& reader) {
   return kinds.empty() ? "no state of an optimizer" : kinds;
 }
 
-void restore_state(Device& device, const ParameterShare& share, const CheckpointReader& reader) {
+void expect_state(const ParameterShare& share, const CheckpointReader& reader) {
   for (const StatePiece& piece : share.optimizer.state()) {
     VITRAIL_EXPECT(reader.has(piece.name), ExitCode::checkpoint,
                    text(reader.path().string(), " has no tensor ", piece.name),
                    text("the optimizer of this run needs it; the checkpoint holds ", kinds_of_state(reader)),
                    "Was it written with another --optimizer, --momentum, --factored-above or --average-decay?");
     expect_shape(piece.name, piece.shape, reader);
-    reader.read(piece.name, piece.first, device, piece.data);
   }
+}
+
+void restore_state(Device& device, const ParameterShare& share, const CheckpointReader& reader) {
+  for (const StatePiece& piece : share.optimizer.state()) reader.read(piece.name, piece.first, device, piece.data);
 }
 
 }  // namespace
@@ -67,7 +70,14 @@ void restore_parameters(Device& device, const std::vector<ParameterSpec>& table,
   }
 }
 
+void expect_tensors(const TrainState& state, const CheckpointReader& reader) {
+  for (const ParameterSpec& spec : state.table) expect_shape("parameters/" + spec.name, spec.shape, reader);
+  expect_state(*state.dense, reader);
+  if (state.expert) expect_state(*state.expert, reader);
+}
+
 void restore(TrainState& state, const CheckpointReader& reader) {
+  expect_tensors(state, reader);
   restore_parameters(state.device, state.table, state.layout.first_expert(state.config.model), state.parameters,
                      reader);
   restore_state(state.device, *state.dense, reader);

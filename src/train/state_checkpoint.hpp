@@ -12,8 +12,11 @@ namespace vitrail {
 /// What this rank owns and writes: its slices of the parameters and of the optimizer's state.
 std::vector<CheckpointPiece> checkpoint_pieces(const TrainState& state);
 
+/// Error (checkpoint) when a tensor of the model or the optimizer is missing or has another shape.
+void expect_tensors(const TrainState& state, const CheckpointReader& reader);
+
 /// Reads parameters, optimizer state and the step of a checkpoint of the same model and optimizer, written on any
-/// layout. Error (checkpoint) when a tensor is missing or has another shape.
+/// layout and back end: what this rank holds, and nothing else. Error (checkpoint) as expect_tensors, and for damage.
 void restore(TrainState& state, const CheckpointReader& reader);
 
 /// The parameters alone: the dense ones and experts first_expert ... of a table, as `tensors` holds them. `kind`:

@@ -2,8 +2,8 @@
 
 import json
 import math
-import os
 import shutil
+import struct
 import unittest
 from pathlib import Path
 
@@ -175,7 +175,7 @@ class CheckpointTool(Programs):
     def test_show_tells_step_layout_configuration_and_numbers(self):
         said = self.tool("show", self.whole).said
         self.assertIn("step 6, written by ranks 2, EP 2", said)
-        self.assertRegex(said, r"(?m)^  batch = .*16")
+        self.assertRegex(said, r"(?m)^  batch = 16$")
         self.assertRegex(said, rf"(?m)^{HEAD} +\[5\] +f32 ")
         one = self.said_by("show", self.whole, HEAD, "--values", "3")[0]["tensors"][0]
         self.assertEqual((one["shape"], one["dtype"], one["non_finite"], len(one["values"])), ([5], "f32", 0, 3))
@@ -186,8 +186,6 @@ class CheckpointTool(Programs):
 
     def test_show_reads_values_where_it_says_they_lie(self):
         one = self.said_by("show", self.whole, HEAD, "--values", "5")[0]["tensors"][0]
-        import struct
-
         values = []
         for piece in one["pieces"]:
             content = (self.newest / piece["file"]).read_bytes()
@@ -331,7 +329,7 @@ class CheckpointTool(Programs):
 
     def test_average_with_weights(self):
         same = self.new_run()
-        self.tool("average", self.middle, self.newest, same, "--weights", 0, 2)
+        self.tool("average", self.middle, self.newest, same, "--weights", 0, 3)
         report = self.said_by("diff", self.newest, same, code=NUMBERS)[0]
         kinds = {one["result"] for one in report["tensors"] if one["tensor"].startswith("parameters/")}
         self.assertEqual(kinds, {"equal"})

@@ -1,5 +1,6 @@
 """Checkpoints that are damaged, cannot be written, or do not fit: the documented code, and nothing lost."""
 
+import json
 import shutil
 import unittest
 
@@ -20,32 +21,85 @@ class Checkpoints(Programs):
         shutil.copytree(whole, self.run_dir)
         self.newest = self.run_dir / "checkpoints" / "step-00000004"
 
-    def expect_unusable(self, problem, why=".+", advice=".*", **settings):
-        """Neither training nor evaluation takes it, and both leave everything as it is."""
+    def straight(self):
+        """The digest and the metrics of the run without any mishap."""
+        run = self.folder / "straight"
+        if not run.exists():
+            self.train(2, run=run, digest=True)
+        return self.summary(run)["digest"], self.metrics(run)
+
+    def piece_of(self, kind, file, step_dir=None):
+        """A tensor of this kind that lies in this file: its name, the file and the place of its first byte there."""
+        step_dir = step_dir or self.newest
+        manifest = json.loads((step_dir / "manifest.json").read_text())
+        for name, tensor in manifest["tensors"].items():
+            for index, _, _, offset, _ in tensor["pieces"]:
+                if index == file and name.startswith(kind + "/"):
+                    return name, step_dir / manifest["files"][index][0], offset
+        raise AssertionError(f"no {kind} in file {file}")
+
+    def expect_the_one_before(self, damage, ranks=1):
+        """Training warns and goes on from the older checkpoint to the same bits."""
+        job = self.train(ranks, run=self.run_dir, resume=True, digest=True)
+        warning = rf"vitrail-train: warning: checkpoint step-00000004: rank \d on \S+: .*{damage}.* Trying the one before"
+        self.assertRegex(job.said, warning)
+        self.assertEqual(job.said.count("warning: checkpoint"), 1, job.said)
+        self.assertRegex(job.said, "resumed from .*step-00000002")
+        self.assertEqual((self.summary(self.run_dir)["digest"], self.metrics(self.run_dir)), self.straight())
+
+    def not_evaluated(self, problem, why=".+", advice=".*", ranks=1):
         before = content_of(self.run_dir)
-        self.refused(CHECKPOINT, problem, why, advice, run=self.run_dir, resume=True, **settings)
-        job = self.evaluate(settings.get("ranks", 1), run=self.run_dir, code=CHECKPOINT)
+        job = self.evaluate(ranks, run=self.run_dir, code=CHECKPOINT)
         self.expect_one_error(job, problem, why, advice)
         self.assertEqual(content_of(self.run_dir), before)
 
     def test_a_missing_part(self):
         next(self.newest.glob("part-00001*.h5")).unlink()
-        self.expect_unusable("file '.*part-00001.*' cannot be read", "No such file.*", "Restore the file.*", ranks=2)
+        self.not_evaluated("file '.*part-00001.*' cannot be read", "No such file.*", "Restore the file.*", ranks=2)
+        self.expect_the_one_before("file '.*part-00001.*' cannot be read .No such file.*", ranks=2)
 
     def test_a_truncated_part(self):
         part = next(self.newest.glob("part-00000*.h5"))
         part.write_bytes(part.read_bytes()[:-1])
-        self.expect_unusable("file '.*part-00000.*' has \\d+ bytes", "its manifest says \\d+", "Restore the file.*")
+        self.not_evaluated("file '.*part-00000.*' has \\d+ bytes", "its manifest says \\d+", "Restore the file.*")
+        self.expect_the_one_before("file '.*part-00000.*' has \\d+ bytes")
 
-    def test_a_flipped_bit(self):
-        part = next(self.newest.glob("part-00001*.h5"))
-        flip_bit(part, part.stat().st_size // 2)
-        self.expect_unusable("file '.*part-00001.*' is damaged.*", "its manifest says [0-9a-f]{64}", ranks=2)
+    def test_a_flipped_bit_of_a_parameter(self):
+        tensor, part, offset = self.piece_of("parameters", 1)
+        flip_bit(part, offset)
+        damage = f"tensor '{tensor}' is damaged in file '.*part-00001.*' at offset {offset}"
+        self.not_evaluated(damage, "the checksum of the \\d+ bytes.*", "Restore the file.*", ranks=2)
+        self.expect_the_one_before(damage, ranks=2)
+
+    def test_a_flipped_bit_that_one_rank_reads(self):
+        tensor, part, offset = self.piece_of("adam_v", 1)
+        flip_bit(part, offset + 5)
+        self.evaluate(run=self.run_dir)  # which has no use for it
+        (self.run_dir / "evaluation.json").unlink()
+        self.expect_the_one_before(f"tensor '{tensor}' is damaged in file '.*' at offset {offset}", ranks=2)
 
     def test_a_damaged_manifest(self):
         manifest = self.newest / "manifest.json"
         manifest.write_bytes(manifest.read_bytes()[:1000])
-        self.expect_unusable("manifest.json")
+        self.not_evaluated("manifest.json")
+        self.expect_the_one_before("manifest.json", ranks=2)
+
+    def test_without_an_intact_checkpoint_all_reasons_are_told(self):
+        tensor, part, offset = self.piece_of("parameters", 0)
+        flip_bit(part, offset)
+        before = self.newest.with_name("step-00000002")
+        next(before.glob("part-00001*.h5")).unlink()
+        content = content_of(self.run_dir)
+        reasons = f"step-00000004: rank \\d on .*tensor '{tensor}' is damaged.*; step-00000002: rank \\d on .*No such file.*"
+        problem = "no checkpoint in .*checkpoints is intact"
+        self.refused(CHECKPOINT, problem, reasons, "Restore one.*", ranks=2, run=self.run_dir, resume=True)
+        self.assertEqual(content_of(self.run_dir), content)
+
+    def test_settings_that_differ_are_no_reason_to_try_another(self):
+        _, part, offset = self.piece_of("parameters", 0)
+        flip_bit(part, offset)
+        job = self.refused(USAGE, "--seed 5 .was 0.", "these settings.*", run=self.run_dir, resume=True, seed=5)
+        self.assertNotIn("warning", job.said)
 
     def test_lost_manifests_are_no_reason_to_start_anew(self):
         for manifest in self.run_dir.glob("checkpoints/*/manifest.json"):
@@ -103,6 +157,27 @@ class Checkpoints(Programs):
         self.train(2, run=straight, expert_parallel=1, communicator="checked", digest=True)
         self.assertEqual(self.summary(self.run_dir)["digest"], self.summary(straight)["digest"])
         self.assertEqual(self.metrics(self.run_dir), self.metrics(straight))
+
+    def test_the_back_end_is_free_but_the_bits_differ(self):
+        other = "--backend {} (was {}): the bits will differ from those of an uninterrupted run"
+        job = self.train(2, run=self.run_dir, resume=True, backend="reference", stop_after=1, digest=True)
+        self.assertIn(other.format("reference", "cpu"), job.said)
+        job = self.train(2, run=self.run_dir, resume=True, digest=True)
+        self.assertIn(other.format("cpu", "reference"), job.said)
+        digest, metrics = self.straight()
+        self.assertNotEqual(self.summary(self.run_dir)["digest"], digest)
+        mine = self.metrics(self.run_dir)
+        self.assertEqual([line["step"] for line in mine], [1, 2, 3, 4, 5, 6])
+        for ours, theirs in zip(mine, metrics):
+            self.assertAlmostEqual(ours["loss"], theirs["loss"], delta=1e-4)
+
+    def test_any_back_end_evaluates(self):
+        results = []
+        for backend in ("cpu", "reference"):
+            self.evaluate(run=self.run_dir, backend=backend)
+            results.append(json.loads((self.run_dir / "evaluation.json").read_text()))
+        self.assertAlmostEqual(results[0]["loss"], results[1]["loss"], delta=1e-5)
+        self.assertNotEqual(results[0]["loss"], results[1]["loss"])
 
     def test_a_full_disk_leaves_the_checkpoint_before(self):
         before = content_of(self.run_dir / "checkpoints")

@@ -65,8 +65,9 @@ class Cuda(Programs):
         self.train_on_gpu(run=run, stop_after=2)
         settings = {name.replace("-", "_"): value for name, value in programs.MODEL.items()}
         settings.update(data=self.data / "train", run_dir=run, steps=4, resume=True)
-        job = self.job(1, "vitrail-train", *options(**settings), code=USAGE)
-        self.assertIn("--backend cpu (was cuda)", job.said)
+        job = self.job(1, "vitrail-train", *options(**settings))
+        self.assertIn("--backend cpu (was cuda): the bits will differ", job.said)
+        self.assertEqual(self.latest_step(run), 4)
 
     def test_evaluation_on_the_gpu_is_that_of_the_cpu(self):
         run = self.new_run()
