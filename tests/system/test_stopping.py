@@ -9,9 +9,8 @@ import time
 import unittest
 
 import programs
-from programs import CHECKPOINT, MODEL, USAGE, Programs, options, processes_naming
+from programs import CHECKPOINT, MODEL, REQUEUE, USAGE, Programs, options, processes_naming
 
-REQUEUE = 85
 STEPS = 3000
 ENDLESS = 10_000_000
 # Files of at most 64 KiB, as on a full disk: less than a checkpoint's. The ranks talk over sockets, whose buffers are no
