@@ -78,8 +78,9 @@ Json job_summary(const TrainState& state, const RunTotals& totals, double gemm_p
 /// Prints the closing lines of a job of at least one step.
 void report_end(const Log& log, const TrainState& state, const RunTotals& totals, double gemm_peak);
 
-/// Writes RUN/summary.json, one key a line: "step", what `job` holds, which is of the last job alone, and "all_jobs",
-/// the sums over the run as far as its jobs have left records (totals_of_jobs). For rank 0.
+/// Writes RUN/summary.json of a job that has done all its steps, one key a line: "step", what `job` holds, which is of
+/// the last job alone, and "all_jobs", the sums over the run as far as its jobs have left records (totals_of_jobs). For
+/// rank 0.
 void write_summary(const std::filesystem::path& run_dir, std::int64_t step, const Json& job);
 
 /// The step of which RUN/summary.json tells; -1 when there is none, or none that can be read.

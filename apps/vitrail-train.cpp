@@ -223,22 +223,14 @@ int end_in_full(const Log& log, const Settings& settings, const TrainState& stat
   return 0;
 }
 
-/// The job was told to stop, and has saved. Seconds may count: nothing is measured any more, and from here on no
-/// failure matters.
-int end_in_time(const Log& log, const Settings& settings, const TrainState& state, const RunTotals& totals,
-                const std::string& why, JobRecord* record) {
+/// The job was told to stop, and has saved. Seconds may count: nothing is measured any more, and summary.json, which
+/// says that the steps are done, is left to the job that does them.
+int end_in_time(const Log& log, const TrainState& state, const RunTotals& totals, const std::string& why,
+                JobRecord* record) {
   if (totals.steps > 0) report_end(log, state, totals, 0);
   log.info("stopped at step ", state.step, " (", why, "), which is saved; exit code ",
            static_cast<int>(ExitCode::requeue), ": run again with --resume");
-  if (record != nullptr) {
-    Json job = job_summary(state, totals, 0).set("stopped", why);
-    record->finish(job);
-    try {
-      write_summary(settings.run.run_dir, state.step, job);
-    } catch (const Error& error) {
-      log.warn(error.what());
-    }
-  }
+  if (record != nullptr) record->finish(job_summary(state, totals, 0).set("stopped", why));
   state.ranks.world.barrier();
   ignore_stop_signals();
   return static_cast<int>(ExitCode::requeue);
@@ -313,7 +305,7 @@ int train(MpiSession& session, int argc, char** argv, const Start& start) {
                   .save_guess_s = guess_save_seconds(saver)});
   const std::string why = loop.run();
   return why.empty() ? end_in_full(log, settings, state, machine, loop.totals(), mine)
-                     : end_in_time(log, settings, state, loop.totals(), why, mine);
+                     : end_in_time(log, state, loop.totals(), why, mine);
 }
 
 }  // namespace
