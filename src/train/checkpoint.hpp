@@ -35,6 +35,7 @@ struct CheckpointInfo {
   std::int64_t step = 0;  ///< optimisation steps done
   Json config;            ///< the merged configuration of the run that wrote it
   Json layout;            ///< ranks, expert-parallel width, ... : informative
+  Json data = {};         ///< how far the data was read, {"images": N}, which follows from step and batch: informative
 };
 
 struct SaveOptions {

@@ -196,6 +196,7 @@ std::string manifest_text(const CheckpointManifest& manifest) {
                   .set("step", manifest.info.step)
                   .set("config", manifest.info.config)
                   .set("layout", manifest.info.layout)
+                  .set("data", manifest.info.data)
                   .set("block_bytes", manifest.block_bytes)
                   .set("files", std::move(files))
                   .set("tensors", tensors_to_json(manifest.tensors));
@@ -209,7 +210,7 @@ CheckpointManifest read_manifest(const std::filesystem::path& folder) {
   const Json json = Json::parse(read_file(path, ExitCode::checkpoint), path, ExitCode::checkpoint);
   check_kind(json, path);
   CheckpointManifest manifest;
-  manifest.info = {json.at("step").as_integer(), json.at("config"), json.at("layout")};
+  manifest.info = {json.at("step").as_integer(), json.at("config"), json.at("layout"), json.at("data")};
   manifest.block_bytes = json.at("block_bytes").as_integer();
   // No element may lie in two blocks.
   VITRAIL_EXPECT(manifest.block_bytes > 0 && manifest.block_bytes % 8 == 0, ExitCode::checkpoint,

@@ -3,7 +3,7 @@
 // checksums of every byte of these files.
 //
 //   {"format": "vitrail checkpoint", "version": 2, "step": 420, "config": {...}, "layout": {...},
-//    "block_bytes": 1048576,
+//    "data": {"images": 26880}, "block_bytes": 1048576,
 //    "files": [["part-00000-of-00002.h5", 123456, "SHA256"], ...],
 //    "tensors": {"parameters/head/bias": {"shape": [10], "dtype": "f32", "pieces": [[0, 0, 10, 4096, "SHA256..."]]},
 //    ...}, "sha256": "..."}                                  of the other members, as Json::dump() prints them on one

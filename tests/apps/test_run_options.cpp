@@ -47,6 +47,25 @@ class RunOptionsTest : public ::testing::Test {
   }
 };
 
+TEST_F(RunOptionsTest, AnotherBackEndIsToldAndNotRefused) {
+  RunConfig run;
+  RunOptionTexts texts;
+  Options options("test", "");
+  options.add("preset", texts.preset, "NAME", "").choices(preset_names()).only_on_command_line();
+  options.add("config", texts.config_file, "FILE", "").only_on_command_line();
+  add_layout_options(options, run);
+  const std::vector<const char*> words = {"test", "--backend", "reference"};
+  EXPECT_TRUE(options.parse(static_cast<int>(words.size()), words.data()));
+  apply_run_options(options, run, texts);
+  Json written = run_settings(options);
+  EXPECT_EQ(other_backend(options, written), "");
+  written.set("backend", Json::array().push_back("cpu"));
+  EXPECT_EQ(other_backend(options, written), "--backend reference (was cpu)");
+  EXPECT_NO_THROW(expect_same_numerics(options, written, "a checkpoint"));
+  written.set("batch", Json::array().push_back("7"));
+  EXPECT_THROW(expect_same_numerics(options, written, "a checkpoint"), Error);
+}
+
 TEST_F(RunOptionsTest, EveryPresetIsPrintedAndReadBackAsTheSame) {
   for (const std::string& name : preset_names()) {
     SCOPED_TRACE(name);

@@ -18,6 +18,7 @@ CheckpointManifest sample() {
   manifest.info = testing::sample_info(12);
   manifest.info.config.set("nan", std::numeric_limits<double>::quiet_NaN()).set("third", 1.0 / 3.0);
   manifest.files = {{"part-00000-of-00002.h5", 100, "aa"}, {"part-00001-of-00002.h5", 200, "bb"}};
+  manifest.info.data = Json::object().set("images", 768);
   manifest.block_bytes = 8;
   const std::string a(64, 'a'), b(64, 'b');
   manifest.tensors["x"] = {{10}, Dtype::f32, {{1, 6, 4, 184, a + b}, {0, 0, 3, 30, b + a}, {1, 3, 3, 0, a + a}}};
@@ -44,6 +45,7 @@ TEST_F(CheckpointManifestTest, ReadsBackWhatWasWritten) {
   EXPECT_EQ(read.info.step, 12);
   EXPECT_EQ(read.info.config.at("third").as_real(), 1.0 / 3.0);
   EXPECT_TRUE(read.info.config.at("nan").is_null());
+  EXPECT_EQ(read.info.data.at("images").as_integer(), 768);
   ASSERT_EQ(read.files.size(), 2U);
   EXPECT_EQ(read.files[1].name, "part-00001-of-00002.h5");
   EXPECT_EQ(read.files[1].bytes, 200);
