@@ -160,7 +160,7 @@ std::string hang_summary(const std::vector<std::string>& hosts, const std::vecto
               where_they_are(others), ")");
 }
 
-HangWatch::HangWatch(Rules rules, Communicator& world, const Activity& activity)
+HangWatch::HangWatch(Rules rules, Communicator& world, Activity& activity)
     : rules_(std::move(rules)), rank_(world.rank()) {
   VITRAIL_EXPECT(std::isfinite(rules_.timeout_s) && rules_.timeout_s >= 0, ExitCode::usage,
                  text("--hang-timeout ", rules_.timeout_s), "seconds are expected, or 0 for none", "");
@@ -171,6 +171,7 @@ HangWatch::HangWatch(Rules rules, Communicator& world, const Activity& activity)
   // File systems over a network show new files late: up to half a minute by default. A short time is asked for in
   // tests.
   patience_s_ = std::clamp(rules_.timeout_s / 10, 3.0, 60.0);
+  activity.alive();
   asker_ = std::jthread([this](const std::stop_token& stop) { ask(stop); });
   watchdog_ =
       std::make_unique<Watchdog>(activity, Watchdog::Rules{rules_.timeout_s, 1.0, [this] { return asked_.load(); }},

@@ -54,8 +54,8 @@ class HangWatch {
     std::filesystem::path run_dir;  ///< seen by all ranks; need not be there yet
     double timeout_s = 1800;        ///< 0: nothing is watched
   };
-  /// Collective. `activity` outlives this object.
-  HangWatch(Rules rules, Communicator& world, const Activity& activity);
+  /// Collective. `activity` outlives this object; its time counts from here.
+  HangWatch(Rules rules, Communicator& world, Activity& activity);
   ~HangWatch();
 
  private:

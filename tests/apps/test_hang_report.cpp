@@ -1,3 +1,7 @@
+#include <chrono>
+#include <limits>
+#include <thread>
+
 #include <gtest/gtest.h>
 
 #include "apps/hang_report.hpp"
@@ -81,17 +85,25 @@ TEST(HangReport, SaysWhichRankStillMoves) {
 
 TEST(HangWatch, RefusesATimeThatIsNone) {
   const auto self = make_self_communicator();
-  const Activity activity;
+  Activity activity;
   for (const double time : {-1.0, std::numeric_limits<double>::quiet_NaN()}) {
     EXPECT_EQ(error_of([&] { const HangWatch watch({"prog", "", time}, *self, activity); }).code(), ExitCode::usage);
   }
+}
+
+TEST(HangWatch, CountsTheTimeFromItsStart) {
+  const auto self = make_self_communicator();
+  Activity activity;
+  const HangWatch watch({"prog", "nowhere", 1800}, *self, activity);
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_GT(activity.look().since_s, 0) << "a rank that never marks anything hangs as well";
 }
 
 TEST(HangWatch, MakesNoFolderUnlessItHangs) {
   const auto folder = std::filesystem::temp_directory_path() / "vitrail-no-hang";
   std::filesystem::remove_all(folder);
   const auto self = make_self_communicator();
-  const Activity activity;
+  Activity activity;
   for (const double time : {0.0, 1800.0}) {
     const HangWatch watch({"prog", folder, time}, *self, activity);
   }

@@ -70,7 +70,7 @@ class FailingLaunch : public emulated::EmulatedTest {
   static cudaError_t count(cudaStream_t stream, int* counts) {
     return emulated::launch(&emulated::count_threads, 1, 1, 0, stream, counts);
   }
-  emulated::Buffer<int> counts_{std::vector<int>{0}};
+  emulated::Buffer<int> counts_{std::vector<int>{0, 0, 0, 0}};
 };
 
 TEST_F(FailingLaunch, IsSeenWhenItIsWaitedFor) {
