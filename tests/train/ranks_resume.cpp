@@ -87,8 +87,8 @@ class Resume : public ::testing::Test {
     }
     world_.barrier();
   }
-  /// Rank 0 changes a bit of the first tensor's first element in the part of rank `part`: of optimizer state, which that
-  /// rank alone reads. Says where.
+  /// Rank 0 changes a bit of the first tensor's first element in the part of rank `part`: of optimizer state, which
+  /// that rank alone reads. Says where.
   StoredPlace damage(std::int64_t step, int part) {
     const CheckpointReader reader(step_dir(step));
     StoredPlace found;
