@@ -19,8 +19,11 @@ constexpr const char* kManual =
     "  vitrail-checkpoint convert runs/a vmoe/ckpt_1.index --average\n"
     "\n"
     "Formats: run directories (vitrail), ViT and AugReg .npz, the official V-MoE checkpoint (flax), safetensors. The\n"
-    "model is read from the shapes; what they do not say, the options below may: --heads, --router, --selected,\n"
-    "--group-images ... Only parameters are converted, no state of an optimizer. docs/checkpoints.md has the names.";
+    "model is read from the shapes; what they do not say, options may: --heads, --router, --selected, --group-images "
+    "...\n"
+    "Only parameters are converted, no state of an optimizer. docs/checkpoints.md has names and limits.\n"
+    "\n"
+    "Exit codes: 0 done; 2 usage, or a model that the format has no words for; 4 a file cannot be read or written.";
 
 /// The shapes of the file are facts; options cannot change them.
 void expect_same_shapes(const ModelConfig& model, const ModelFile& file) {

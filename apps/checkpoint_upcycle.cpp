@@ -21,7 +21,9 @@ constexpr const char* kManual =
     "fresh, by --seed; position embeddings are resized when --image-height and --image-width are others; the head is\n"
     "fresh when --classes is another. The parameters are those with which vitrail-train --init-from FROM with the "
     "same\n"
-    "options and seed begins.";
+    "options and seed begins. Options that are left out are as FROM has it.\n"
+    "\n"
+    "Exit codes: 0 done; 2 usage, or a dense model that does not fit; 4 a file cannot be read or written.";
 
 }  // namespace
 

@@ -62,14 +62,11 @@ void add_options(Options& options, Settings& s) {
 }
 
 std::vector<Setting> remembered(const Json& config) {
-  std::vector<Setting> settings;
-  for (const JsonMember& member : config.members()) {
-    // How the training was cut over ranks says nothing of this job.
-    if (member.key == "expert-parallel" || member.key == "leaves-per-pass" || member.key == "threads") continue;
-    Setting setting{member.key, {}, Effect::none};
-    for (const Json& value : member.value.items()) setting.values.push_back(value.as_string());
-    settings.push_back(std::move(setting));
-  }
+  std::vector<Setting> settings = settings_of(config);
+  // How the training was cut over ranks says nothing of this job.
+  std::erase_if(settings, [](const Setting& setting) {
+    return setting.name == "expert-parallel" || setting.name == "leaves-per-pass" || setting.name == "threads";
+  });
   return settings;
 }
 

@@ -36,7 +36,7 @@ TEST(StartingWeights, AreThoseOfANewRunInStretchesOfAnySize) {
   StartingWeights starting(table, weights, 5, true);
   for (const std::int64_t stretch : {7, 100, 1 << 20}) {
     for (std::size_t i = 0; i < table.size(); ++i) {
-      const std::vector<float> values = read_values(starting, starting.tensors()[i], stretch);
+      const std::vector<float> values = testing::read_values(starting, starting.tensors()[i], stretch);
       EXPECT_EQ(std::vector<double>(values.begin(), values.end()), expected[i]) << table[i].name;
     }
   }
