@@ -63,6 +63,14 @@ class Rules:
         again = self.pretrain("advance 1", run=run, requeues=1, node=self.take_nodes(1)[0])
         again.wait("COMPLETED")
 
+    def test_gives_up_too_when_somebody_else_requeues_without_a_newer_checkpoint(self):
+        job = self.pretrain('echo "began"; while :; do sleep 0.1; done', requeues=0)
+        wait_until(lambda: "\nbegan" in job.said, "the job begins")
+        self.slurm.ask("scontrol", "requeue", job.number)
+        job.wait("FAILED")
+        self.assertEqual((job.code, job.requeues, job.said.count("began")), (1, 1, 1), job.said)
+        self.assertIn("0 requeues in a row brought no checkpoint newer than that of step 0", job.said)
+
     def test_never_requeues_another_exit_code(self):
         node = self.take_nodes(1)[0]
         jobs = {code: self.pretrain(f"advance 1; exit {code}", node=node) for code in (1, 2, 3, 4, 5, 6, 137, 143)}
