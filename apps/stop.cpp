@@ -72,10 +72,10 @@ bool time_is_up(const TimeLeft& time) {
   return time.left_s < kSafety * needed + kLeavingS;
 }
 
-StopCauses::StopCauses(Communicator& world, std::filesystem::path run_dir, std::optional<EndOfJob> end,
+StopCauses::StopCauses(Communicator& world, const std::filesystem::path& run_dir, std::optional<EndOfJob> end,
                        double minutes_between_saves)
     : world_(world),
-      file_(std::move(run_dir) / "stop"),
+      file_(run_dir / "stop"),
       end_(std::move(end)),
       seconds_between_saves_(60 * minutes_between_saves) {}
 

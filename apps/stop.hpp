@@ -55,7 +55,7 @@ struct Orders {
 class StopCauses {
  public:
   /// `world` outlives it. `end` counts on rank 0 alone. minutes_between_saves: 0: none by the clock.
-  StopCauses(Communicator& world, std::filesystem::path run_dir, std::optional<EndOfJob> end,
+  StopCauses(Communicator& world, const std::filesystem::path& run_dir, std::optional<EndOfJob> end,
              double minutes_between_saves);
 
   /// Collective, between any two steps: one small exchange of integers.
