@@ -220,7 +220,7 @@ def content_of(folder):
 
 
 def piece_of(step_dir, kind, file):
-    """A tensor of this kind that lies in this file of a checkpoint: its name, the file, its first byte's place there."""
+    """A tensor of this kind that lies in this file of a checkpoint: its name, the file, and its place there."""
     manifest = json.loads((step_dir / "manifest.json").read_text())
     for name, tensor in manifest["tensors"].items():
         for index, _, _, offset, _ in tensor["pieces"]:

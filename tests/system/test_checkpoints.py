@@ -82,7 +82,8 @@ class Checkpoints(Programs):
         before = self.newest.with_name("step-00000002")
         next(before.glob("part-00001*.h5")).unlink()
         content = content_of(self.run_dir)
-        reasons = f"step-00000004: rank \\d on .*tensor '{tensor}' is damaged.*; step-00000002: rank \\d on .*No such file.*"
+        of_newest = f"step-00000004: rank \\d on .*tensor '{tensor}' is damaged.*"
+        reasons = of_newest + "; step-00000002: rank \\d on .*No such file.*"
         problem = "no checkpoint in .*checkpoints is intact"
         self.refused(CHECKPOINT, problem, reasons, "Restore one.*", ranks=2, run=self.run_dir, resume=True)
         self.assertEqual(content_of(self.run_dir), content)
