@@ -162,6 +162,7 @@ std::vector<fs::path> complete_checkpoints(const fs::path& run_dir) {
   };
   std::sort(complete.begin(), complete.end(), [&](const Entry& a, const Entry& b) { return key_of(a) > key_of(b); });
   std::vector<fs::path> paths;
+  paths.reserve(complete.size());
   for (const Entry& entry : complete) paths.push_back(entry.path);
   return paths;
 }

@@ -220,6 +220,16 @@ def content_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def piece_of(step_dir, kind, file):
+    """A tensor of this kind that lies in this file of a checkpoint: its name, the file, and its place there."""
+    manifest = json.loads((step_dir / "manifest.json").read_text())
+    for name, tensor in manifest["tensors"].items():
+        for index, _, _, offset, _ in tensor["pieces"]:
+            if index == file and name.startswith(kind + "/"):
+                return name, step_dir / manifest["files"][index][0], offset
+    raise AssertionError(f"no {kind} in file {file}")
+
+
 def flip_bit(path, place):
     content = bytearray(path.read_bytes())
     content[place] ^= 1

@@ -5,7 +5,7 @@ import shutil
 import unittest
 
 import programs
-from programs import CHECKPOINT, NUMBERS, USAGE, Programs, content_of, flip_bit
+from programs import CHECKPOINT, NUMBERS, USAGE, Programs, content_of, flip_bit, piece_of
 
 # Files of at most 16 KiB, as on a full disk; the ranks talk over sockets, whose buffers are no files.
 FULL_DISK = ["bash", "-c", 'trap "" XFSZ; ulimit -f 16; exec "$@"', "bash"]
@@ -27,16 +27,6 @@ class Checkpoints(Programs):
         if not run.exists():
             self.train(2, run=run, digest=True)
         return self.summary(run)["digest"], self.metrics(run)
-
-    def piece_of(self, kind, file, step_dir=None):
-        """A tensor of this kind that lies in this file: its name, the file and the place of its first byte there."""
-        step_dir = step_dir or self.newest
-        manifest = json.loads((step_dir / "manifest.json").read_text())
-        for name, tensor in manifest["tensors"].items():
-            for index, _, _, offset, _ in tensor["pieces"]:
-                if index == file and name.startswith(kind + "/"):
-                    return name, step_dir / manifest["files"][index][0], offset
-        raise AssertionError(f"no {kind} in file {file}")
 
     def expect_the_one_before(self, damage, ranks=1):
         """Training warns and goes on from the older checkpoint to the same bits."""
@@ -67,14 +57,14 @@ class Checkpoints(Programs):
         self.expect_the_one_before("file '.*part-00000.*' has \\d+ bytes")
 
     def test_a_flipped_bit_of_a_parameter(self):
-        tensor, part, offset = self.piece_of("parameters", 1)
+        tensor, part, offset = piece_of(self.newest, "parameters", 1)
         flip_bit(part, offset)
         damage = f"tensor '{tensor}' is damaged in file '.*part-00001.*' at offset {offset}"
         self.not_evaluated(damage, "the checksum of the \\d+ bytes.*", "Restore the file.*", ranks=2)
         self.expect_the_one_before(damage, ranks=2)
 
     def test_a_flipped_bit_that_one_rank_reads(self):
-        tensor, part, offset = self.piece_of("adam_v", 1)
+        tensor, part, offset = piece_of(self.newest, "adam_v", 1)
         flip_bit(part, offset + 5)
         self.evaluate(run=self.run_dir)  # which has no use for it
         (self.run_dir / "evaluation.json").unlink()
@@ -87,18 +77,19 @@ class Checkpoints(Programs):
         self.expect_the_one_before("manifest.json", ranks=2)
 
     def test_without_an_intact_checkpoint_all_reasons_are_told(self):
-        tensor, part, offset = self.piece_of("parameters", 0)
+        tensor, part, offset = piece_of(self.newest, "parameters", 0)
         flip_bit(part, offset)
         before = self.newest.with_name("step-00000002")
         next(before.glob("part-00001*.h5")).unlink()
         content = content_of(self.run_dir)
-        reasons = f"step-00000004: rank \\d on .*tensor '{tensor}' is damaged.*; step-00000002: rank \\d on .*No such file.*"
+        of_newest = f"step-00000004: rank \\d on .*tensor '{tensor}' is damaged.*"
+        reasons = of_newest + "; step-00000002: rank \\d on .*No such file.*"
         problem = "no checkpoint in .*checkpoints is intact"
         self.refused(CHECKPOINT, problem, reasons, "Restore one.*", ranks=2, run=self.run_dir, resume=True)
         self.assertEqual(content_of(self.run_dir), content)
 
     def test_settings_that_differ_are_no_reason_to_try_another(self):
-        _, part, offset = self.piece_of("parameters", 0)
+        _, part, offset = piece_of(self.newest, "parameters", 0)
         flip_bit(part, offset)
         job = self.refused(USAGE, "--seed 5 .was 0.", "these settings.*", run=self.run_dir, resume=True, seed=5)
         self.assertNotIn("warning", job.said)

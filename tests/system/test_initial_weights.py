@@ -6,7 +6,7 @@ import shutil
 import unittest
 
 import programs
-from programs import CHECKPOINT, USAGE, Programs, flip_bit
+from programs import CHECKPOINT, USAGE, Programs, flip_bit, piece_of
 
 # Square grids of patches: 2x2, 5 tokens. A third of the rows of experts is dropped, so routing shows in the results.
 SQUARE = {"image_height": 8, "learning_rate": 0.02, "capacity_factor": 0.7}
@@ -156,9 +156,10 @@ class InitialWeights(Programs):
     def test_a_damaged_source_is_seen(self):
         damaged = self.new_run()
         shutil.copytree(self.source, damaged)
-        part = next(damaged.glob("checkpoints/step-00000020/part-00001*.h5"))
-        flip_bit(part, part.stat().st_size // 2)
-        self.refuses("file '.*part-00001.*' is damaged.*", code=CHECKPOINT, ranks=2, init_from=damaged)
+        tensor, part, offset = piece_of(damaged / "checkpoints" / "step-00000020", "parameters", 1)
+        flip_bit(part, offset)
+        problem = f"tensor '{tensor}' is damaged in file '.*part-00001.*' at offset {offset}"
+        self.refuses(problem, code=CHECKPOINT, ranks=2, init_from=damaged)
 
 
 if __name__ == "__main__":
