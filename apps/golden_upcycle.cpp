@@ -30,7 +30,7 @@ void compare_source(const GoldenFile& file, TensorSource& source, GoldenReport& 
 ModelConfig model_below(const GoldenFile& file, const std::string& group) {
   std::map<std::string, Shape> shapes;
   for (const std::string& name : file.h5().datasets_below(group)) {
-    const h5::Shape lengths = file.shape(group + "/" + name);
+    const h5::Shape lengths = file.shape(text(group, "/", name));
     shapes[name] = Shape(std::span<const std::int64_t>(lengths));
   }
   return model_of_shapes(shapes, {}, file.h5().path() + " " + group).model;

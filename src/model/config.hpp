@@ -111,8 +111,8 @@ struct ModelConfig {
   void check() const;
 };
 
-/// MoE block indices by the paper's names: "none", "every-2", "last-2" ... [V-MoE]. Last-n are the last n blocks of
-/// odd index. Error (usage) for another name.
+/// MoE block indices by the paper's names: "none", "every-2", "last-2" ... [V-MoE], last-n being the last n of odd
+/// index; or by number (model/moe_blocks.hpp). Error (usage) for another name.
 std::vector<std::int64_t> moe_blocks_by_name(const std::string& name, std::int64_t blocks);
 
 /// Floating-point operations of one image's forward pass, two per multiply-add; norms, softmax, GELU and means are left

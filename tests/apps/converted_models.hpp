@@ -19,6 +19,7 @@ using Command = int (*)(int, char**);
 inline int run_command(Command command, std::vector<std::string> words) {
   words.insert(words.begin(), "command");
   std::vector<char*> argv;
+  argv.reserve(words.size());
   for (std::string& word : words) argv.push_back(word.data());
   return command(static_cast<int>(argv.size()), argv.data());
 }

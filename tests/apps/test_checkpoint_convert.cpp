@@ -54,7 +54,7 @@ TEST_F(Convert, EveryFormatGivesTheSameBitsAgain) {
     if (model.moe_blocks.empty()) formats.emplace_back("npz");
     std::string last = at("from" + name);
     for (const std::string& format : formats) {  // from one into the next, and back
-      const std::string file = at("model" + name + "." + format);
+      const std::string file = at(text("model", name, ".", format));
       convert({last, file});
       convert({file, at(name + format)});
       const CheckpointReader again(at(name + format));
