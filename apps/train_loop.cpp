@@ -121,7 +121,9 @@ void TrainLoop::save() {
   save_is_due_ = false;
   if (std::exchange(saved_step_, state_.step) == state_.step) return;
   state_.ops.activity().begin("a checkpoint");
-  saver_.start({state_.step, plan_.settings, layout_json(state_.layout)}, checkpoint_pieces(state_));
+  saver_.start({state_.step, plan_.settings, layout_json(state_.layout),
+                Json::object().set("images", state_.step * state_.layout.batch)},
+               checkpoint_pieces(state_));
   state_.ops.activity().end();
   causes_.saved();
   report_saves();  // the one before, when it was waited for

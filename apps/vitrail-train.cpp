@@ -172,8 +172,11 @@ std::filesystem::path resume(TrainState& state, const Log& log, const Options& o
   return from;
 }
 
-SaveOptions save_options(const RunConfig& config) {
-  return {static_cast<int>(config.keep_last), config.keep_every, static_cast<int>(config.checkpoint_writers)};
+SaveOptions save_options(const RunConfig& config, Activity& activity) {
+  return {.keep_last = static_cast<int>(config.keep_last),
+          .keep_every = config.keep_every,
+          .writers = static_cast<int>(config.checkpoint_writers),
+          .alive = [&activity] { activity.alive(); }};
 }
 
 /// Error (usage) for settings that cannot be meant, before anything is made.
@@ -277,7 +280,7 @@ int train(MpiSession& session, int argc, char** argv, const Start& start) {
   }
   if (state.step >= last_step) return end_at_once(log, settings, state);
 
-  CheckpointSaver saver(machine.host_world(), machine.device(), config.run_dir, save_options(config),
+  CheckpointSaver saver(machine.host_world(), machine.device(), config.run_dir, save_options(config, activity),
                         checkpoint_pieces(state));
   const Json remembered = settings_with_data(options, fingerprint);
   StartFacts facts{.command = start.command,

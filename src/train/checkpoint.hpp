@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -42,6 +43,8 @@ struct SaveOptions {
   int keep_last = 2;            ///< the newest N checkpoints are kept; 0: all
   std::int64_t keep_every = 0;  ///< those of steps that this divides are kept, too; 0: no others
   int writers = 0;              ///< files; each is written by a run of consecutive ranks, in turn; 0: a file per rank
+  /// A sign of life, called whenever a piece is written or read back: a save may take longer than a watchdog waits.
+  std::function<void()> alive = [] {};
 };
 
 struct SaveReport {

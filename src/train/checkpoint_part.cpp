@@ -105,7 +105,7 @@ void PartWriter::close() {
 }
 
 StoredTensors write_part(const std::filesystem::path& path, PartWriter::Opening opening,
-                         std::span<const CheckpointPiece> pieces) {
+                         std::span<const CheckpointPiece> pieces, const std::function<void()>& alive) {
   StoredTensors written;
   PartWriter writer(path, opening);
   for (const CheckpointPiece& piece : pieces) {
@@ -115,12 +115,13 @@ StoredTensors write_part(const std::filesystem::path& path, PartWriter::Opening 
     writer.begin(piece.tensor, piece.data.dtype, piece.first, piece.data.elements());
     in_stretches(piece, [&](std::int64_t count, const std::byte* bytes) { writer.write(bytes, count); });
     tensor.pieces.push_back(writer.end());
+    alive();
   }
   writer.close();
   return written;
 }
 
-void verify_part(const std::filesystem::path& path, const StoredTensors& written) {
+void verify_part(const std::filesystem::path& path, const StoredTensors& written, const std::function<void()>& alive) {
   const h5::File file = h5::File::open(path, ExitCode::checkpoint);
   const FileBytes bytes(path, ExitCode::checkpoint);
   for (const auto& [name, tensor] : written) {
@@ -131,6 +132,7 @@ void verify_part(const std::filesystem::path& path, const StoredTensors& written
       VITRAIL_EXPECT(same, ExitCode::checkpoint,
                      text("dataset '", dataset, "' of '", path.string(), "' reads back differently"),
                      "what is on disk is not what was written", "Is the file system in order?");
+      alive();
     }
   }
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -57,14 +58,16 @@ class PartWriter {
 };
 
 /// Writes pieces into a new file, or behind those of others, and forces it to disk. Empty pieces leave no dataset. Says
-/// where all lie, in file 0.
-StoredTensors write_part(const std::filesystem::path& path, PartWriter::Opening opening,
-                         std::span<const CheckpointPiece> pieces);
+/// where all lie, in file 0. `alive` is called after every piece, here and below.
+StoredTensors write_part(
+    const std::filesystem::path& path, PartWriter::Opening opening, std::span<const CheckpointPiece> pieces,
+    const std::function<void()>& alive = [] {});
 
 /// Reads back what write_part has written: the datasets are where it says, of its type and size, and their bytes have
 /// its checksums, which are those of the memory that was written. Error (checkpoint) naming the dataset that is
 /// missing, short or different.
-void verify_part(const std::filesystem::path& path, const StoredTensors& written);
+void verify_part(
+    const std::filesystem::path& path, const StoredTensors& written, const std::function<void()>& alive = [] {});
 
 /// Size and checksum of a file that is complete; `extents` are those of all its pieces.
 CheckpointFile describe_part(const std::filesystem::path& path, std::vector<Extent> extents);

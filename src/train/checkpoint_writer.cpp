@@ -63,7 +63,7 @@ class Save {
       (void)collect_tensors(planned);
       folder_.begin(info_.step);
     }));
-    write_and_verify(pieces, options.writers);
+    write_and_verify(pieces, options);
     agree(attempt([&] {
       if (world_.rank() != 0) return;
       const std::filesystem::path unfinished = folder_.unfinished(info_.step);
@@ -139,13 +139,14 @@ class Save {
 
   /// Every rank that has something writes it when it is its turn, and reads it back; the last one of a file, which is
   /// complete then, sums up what lies between the pieces. Rank 0 learns of all.
-  void write_and_verify(std::span<const CheckpointPiece> pieces, int writers) {
-    const WritingOrder order = writing_order(pieces, writers);
+  void write_and_verify(std::span<const CheckpointPiece> pieces, const SaveOptions& options) {
+    const WritingOrder order = writing_order(pieces, options.writers);
     const std::filesystem::path path = folder_.unfinished(info_.step) / part_name(order.group, order.files);
     for (int turn = 0; turn < order.turns; ++turn) {
       agree(attempt([&] {
         if (turn != order.turn) return;
-        mine_ = write_part(path, turn == 0 ? PartWriter::Opening::create : PartWriter::Opening::append, pieces);
+        const auto opening = turn == 0 ? PartWriter::Opening::create : PartWriter::Opening::append;
+        mine_ = write_part(path, opening, pieces, options.alive);
       }));
     }
     for (auto& [name, tensor] : mine_) {
@@ -154,7 +155,7 @@ class Save {
     const std::vector<std::string> all = world_.all_gather_strings(tensors_to_json(mine_).dump());
     Json written;
     agree(attempt([&] {
-      if (order.turn >= 0) verify_part(path, mine_);
+      if (order.turn >= 0) verify_part(path, mine_, options.alive);
       if (!order.is_last) return;
       const CheckpointFile file = describe_part(path, extents_of(order, all));
       written.set("name", file.name).set("bytes", file.bytes).set("sum", file.sum);

@@ -144,6 +144,17 @@ TEST_F(CheckpointPartTest, AFullDiskIsAnErrorAndTheNextFileIsWritten) {
   verify_part(next, write_part(next, Opening::create, pieces_));
 }
 
+TEST_F(CheckpointPartTest, GiveASignOfLifeForEveryPiece) {
+  std::int64_t signs = 0;
+  const auto alive = [&signs] { ++signs; };
+  const StoredTensors written = write_part(path_, Opening::create, pieces_, alive);
+  std::int64_t stored = 0;
+  for (const auto& [name, tensor] : written) stored += std::ssize(tensor.pieces);
+  EXPECT_EQ(signs, stored);
+  verify_part(path_, written, alive);
+  EXPECT_EQ(signs, 2 * stored);
+}
+
 TEST_F(CheckpointPartTest, RefusesPiecesThatCannotBeStored) {
   const std::vector<double> values(8);
   const auto check = [&](const CheckpointPiece& piece) { return failure_of([&] { check_piece(piece); }); };
