@@ -31,7 +31,8 @@ class Usage(Programs):
     def test_unknown_preset_and_other_words(self):
         self.refused(USAGE, "'fmnits' is not a value of --preset", advice="Did you mean 'fmnist'\\?", preset="fmnits")
         self.refused(USAGE, "'cosin' is not a value of --schedule", advice="Did you mean 'cosine'\\?", schedule="cosin")
-        self.refused(USAGE, "MoE blocks 'every2'", "the names are none, every-N and last-N, or ascending numbers.*", moe="every2")
+        names = "the names are none, every-N and last-N, or ascending numbers.*"
+        self.refused(USAGE, "MoE blocks 'every2'", names, moe="every2")
         self.refused(USAGE, "'.* is not a regular expression", weight_decay_pattern="(")
 
     def test_experts_and_ranks_that_do_not_fit(self):
