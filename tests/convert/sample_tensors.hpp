@@ -46,6 +46,7 @@ inline std::vector<SampleTensor> sample_tensors() {
 
 inline std::vector<TensorInfo> infos(const std::vector<SampleTensor>& tensors) {
   std::vector<TensorInfo> made;
+  made.reserve(tensors.size());
   for (const SampleTensor& tensor : tensors) made.push_back(tensor.info);
   return made;
 }
