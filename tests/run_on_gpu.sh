@@ -2,16 +2,18 @@
 # Everything that wants a GPU, in one go: tests, golden files, layouts, compute-sanitizer, benchmarks. Needs no network.
 #
 #   tests/run_on_gpu.sh [DIR] [--build BUILD] [--only PART ...]
-#   tests/run_on_gpu.sh --prepare DIR       on a machine without a GPU: a build to carry, DIR/vitrail-gpu.tar.gz
+#   tests/run_on_gpu.sh --prepare DIR       on a machine without a GPU: a build to carry, DIR/vitrail-gpu.tar.xz
 #
 # DIR (default: $OUT, else gpu-report) receives log.txt (what every part said, and its exit code), results.jsonl (the
 # JSON of every part, and a line per part), table.txt (the verdicts) and parts.tar.gz (the files of every part).
 #
 # BUILD is a folder that --prepare made or that its archive was unpacked to, or a build folder of CMake. Without it, this
-# script looks for vitrail-gpu.tar.gz beside itself and in the checkout (carried/, gpu/), and else builds
+# script looks for vitrail-gpu.tar.xz beside itself and in the checkout (carried/, gpu/), and else builds
 # (preset cuda, in build/cuda; without MPI where there is none).
 # What is missing (a GPU, nvcc, MPI, NCCL, compute-sanitizer, PyTorch, libraries to build with) is named, and what can be
 # done without it is done. All ends within VITRAIL_GPU_SECONDS (540) seconds.
+#
+# VITRAIL_PEERS: a folder with torch_vmoe.py, the same model in PyTorch, for the parts torch and torch-compiled.
 #
 # Parts: gpu-tests golden-f32 golden-bf16 step-s32 step-b16 step-l16 step-15b torch torch-compiled gemm layouts nccl
 # memcheck racecheck.
@@ -85,6 +87,10 @@ prepare_build() {
     echo "error: nvcc is missing, so nothing can be compiled for a GPU here" >&2
     exit 2
   }
+  command -v xz >/dev/null || {
+    echo "error: xz is missing, so nothing can be packed. Install xz-utils" >&2
+    exit 2
+  }
   cd "$root"
   jobs=$(nproc)
   if command -v ccache >/dev/null; then
@@ -110,11 +116,12 @@ prepare_build() {
   fi
   carry_libraries "$folder/lib" "$folder"/bin/* "$folder"/bin-mpi/*
   cp tests/golden/*.h5 tests/golden/second/*.h5 "$folder/golden/"
-  [ ! -d "$root/../shared/peers" ] || cp "$root"/../shared/peers/*.py "$folder/peers/"
+  [ ! -f "${VITRAIL_PEERS:-}/torch_vmoe.py" ] || cp "$VITRAIL_PEERS"/*.py "$folder/peers/"
   git -C "$root" rev-parse HEAD >"$folder/commit" 2>/dev/null || true
-  tar -C "$to" -czf "$to/vitrail-gpu.tar.gz" vitrail-gpu
-  local mebibytes=$(($(stat -c %s "$to/vitrail-gpu.tar.gz") / 1048576))
-  echo "$to/vitrail-gpu.tar.gz: $mebibytes MiB; take it to the machine with the GPU, beside a checkout:"
+  # Every program holds the same kernels: with a window wider than a program they are stored once.
+  tar -C "$to" -cf - vitrail-gpu | xz --threads=1 --lzma2=preset=3,dict=256MiB >"$to/vitrail-gpu.tar.xz"
+  local mebibytes=$(($(stat -c %s "$to/vitrail-gpu.tar.xz") / 1048576))
+  echo "$to/vitrail-gpu.tar.xz: $mebibytes MiB; take it to the machine with the GPU, beside a checkout:"
   echo "  tests/run_on_gpu.sh --build $to"
   [ "$mebibytes" -lt 64 ] || { echo "error: 64 MiB or more" >&2; exit 1; }
 }
@@ -266,13 +273,13 @@ nccl_folder=$(cuda_libraries 'nccl')
 find_archive() {
   local place
   for place in "$root/tests" "$root/carried" "$root/gpu" "$root"; do
-    [ ! -f "$place/vitrail-gpu.tar.gz" ] || { echo "$place"; return; }
+    [ ! -f "$place/vitrail-gpu.tar.xz" ] || { echo "$place"; return; }
   done
 }
 [ -n "$build" ] || build=$(find_archive)
-if [ -n "$build" ] && [ -f "$build/vitrail-gpu.tar.gz" ] && [ ! -d "$build/vitrail-gpu/bin" ]; then
+if [ -n "$build" ] && [ -f "$build/vitrail-gpu.tar.xz" ] && [ ! -d "$build/vitrail-gpu/bin" ]; then
   unpacked=$(mktemp -d)
-  tar -C "$unpacked" -xzf "$build/vitrail-gpu.tar.gz" || skip_all "$build/vitrail-gpu.tar.gz cannot be unpacked"
+  tar -C "$unpacked" -xJf "$build/vitrail-gpu.tar.xz" || skip_all "$build/vitrail-gpu.tar.xz cannot be unpacked"
   build=$unpacked
 fi
 [ ! -d "$build/vitrail-gpu/bin" ] || build=$build/vitrail-gpu
@@ -308,8 +315,7 @@ test_cuda=$bin/test_cuda
 golden=$build/golden
 [ -d "$golden" ] || golden=$root/tests/golden
 peers=$build/peers
-[ -f "$peers/torch_vmoe.py" ] || peers=$root/shared/peers
-[ -f "$peers/torch_vmoe.py" ] || peers=$root/../shared/peers
+[ -f "$peers/torch_vmoe.py" ] || peers=${VITRAIL_PEERS:-}
 
 export VITRAIL_LIBRARIES="$build/lib:$(cuda_libraries 'cublasLt|nccl|cudart')"
 with_libraries() { LD_LIBRARY_PATH="$VITRAIL_LIBRARIES${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" "$@"; }
@@ -365,7 +371,7 @@ torch_step() { # PART WORDS...
   if [ $have_torch = no ]; then
     skip "$1" "no PyTorch that sees the GPU"
   elif [ ! -f "$peers/torch_vmoe.py" ]; then
-    skip "$1" "torch_vmoe.py is not there"
+    skip "$1" "torch_vmoe.py is not there (VITRAIL_PEERS)"
   else
     run "$1" 90 $python "$peers/torch_vmoe.py" --model b16 --batch 128 --device cuda --dtype bf16 --steps 10 "${@:2}"
   fi

@@ -101,7 +101,7 @@ class RunOnGpu(unittest.TestCase):
         os.rename(self.folder / "build", self.folder / "vitrail-gpu")
         carried = self.folder / "carried"
         carried.mkdir()
-        with tarfile.open(carried / "vitrail-gpu.tar.gz", "w:gz") as archive:
+        with tarfile.open(carried / "vitrail-gpu.tar.xz", "w:xz") as archive:
             archive.add(self.folder / "vitrail-gpu", "vitrail-gpu")
         _, table = self.run_script("--build", carried, "--only", "golden-f32", "gpu-tests")
         self.assertEqual({row[0] for row in table.values()}, {"passed"})
