@@ -7,8 +7,6 @@
 #include <string>
 #include <vector>
 
-#include <unistd.h>
-
 #include "apps/bench_measure.hpp"
 #include "apps/doctor.hpp"
 #include "apps/doctor_deadline.hpp"
@@ -22,6 +20,7 @@
 #include "apps/version.hpp"
 #include "base/sha256.hpp"
 #include "comm/mpi/mpi.hpp"
+#include "comm/process.hpp"
 #include "io/h5_library.hpp"
 
 namespace vitrail {
@@ -49,13 +48,6 @@ struct Settings {
   double time_limit = 120;
   bool json = false;
 };
-
-std::string host_name() {
-  char name[256] = {};
-  if (gethostname(name, sizeof name - 1) != 0) return "unknown";
-  const std::string full = name;
-  return full.substr(0, full.find('.'));
-}
 
 /// All ranks know all of this.
 struct Job {

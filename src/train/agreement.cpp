@@ -1,23 +1,11 @@
 #include "train/agreement.hpp"
 
-#include <array>
 #include <vector>
 
-#include <unistd.h>
-
 #include "base/json.hpp"
+#include "comm/process.hpp"
 
 namespace vitrail {
-
-namespace {
-
-std::string host_name() {
-  std::array<char, 256> name{'?'};
-  (void)::gethostname(name.data(), name.size() - 1);
-  return name.data();
-}
-
-}  // namespace
 
 std::string RankFault::who() const {
   const std::string others = failed > 1 ? text(" (and ", failed - 1, failed > 2 ? " more ranks)" : " more rank)") : "";
