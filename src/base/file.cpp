@@ -15,15 +15,6 @@ namespace {
 
 using Descriptor = UniqueHandle<DescriptorTraits>;
 
-/// Fails with the reason in errno.
-[[noreturn]] void fail_with_errno(ExitCode code, const char* verb, const std::filesystem::path& path,
-                                  std::source_location where = std::source_location::current()) {
-  const int number = errno;
-  const bool full = number == ENOSPC || number == EDQUOT || number == EFBIG;
-  fail(code, {text("cannot ", verb, " '", path.string(), "'"), std::strerror(number), full ? "Free some space" : ""},
-       where);
-}
-
 Descriptor open_or_fail(const std::filesystem::path& path, int flags, ExitCode code, const char* verb) {
   Descriptor descriptor(::open(path.c_str(), flags | O_CLOEXEC, 0666));
   if (!descriptor) fail_with_errno(code, verb, path);
@@ -85,6 +76,38 @@ void rename_durably(const std::filesystem::path& from, const std::filesystem::pa
   if (folder_of(from) != folder_of(to)) sync_to_disk(folder_of(from), code);
 }
 
+void fail_with_errno(ExitCode code, const char* verb, const std::filesystem::path& path, std::source_location where) {
+  const int number = errno;
+  const bool full = number == ENOSPC || number == EDQUOT || number == EFBIG;
+  fail(code, {text("cannot ", verb, " '", path.string(), "'"), std::strerror(number), full ? "Free some space" : ""},
+       where);
+}
+
+std::size_t read_at(int descriptor, std::int64_t offset, std::span<std::byte> to, ExitCode code,
+                    const std::filesystem::path& path) {
+  std::size_t done = 0;
+  while (done < to.size()) {
+    const ssize_t got =
+        ::pread(descriptor, to.data() + done, to.size() - done, offset + static_cast<std::int64_t>(done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail_with_errno(code, "read", path);
+    if (got == 0) break;
+    done += static_cast<std::size_t>(got);
+  }
+  return done;
+}
+
+void write_at(int descriptor, std::int64_t offset, std::string_view content, ExitCode code,
+              const std::filesystem::path& path) {
+  while (!content.empty()) {
+    const ssize_t written = ::pwrite(descriptor, content.data(), content.size(), offset);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) fail_with_errno(code, "write", path);
+    offset += written;
+    content.remove_prefix(static_cast<std::size_t>(written));
+  }
+}
+
 void DescriptorTraits::close(Handle handle) noexcept { ::close(handle); }
 
 FileBytes::FileBytes(std::filesystem::path path, ExitCode code)
@@ -97,15 +120,11 @@ std::int64_t FileBytes::size() const {
 }
 
 void FileBytes::read(std::int64_t offset, std::span<std::byte> to) const {
-  while (!to.empty()) {
-    const ssize_t got = ::pread(descriptor_.get(), to.data(), to.size(), offset);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) fail_with_errno(code_, "read", path_);
-    VITRAIL_EXPECT(got > 0, code_, text("cannot read ", to.size(), " bytes of '", path_.string(), "' from ", offset),
-                   "the file ends before", "Restore the file");
-    offset += got;
-    to = to.subspan(static_cast<std::size_t>(got));
-  }
+  const std::size_t got = read_at(descriptor_.get(), offset, to, code_, path_);
+  VITRAIL_EXPECT(got == to.size(), code_,
+                 text("cannot read ", to.size() - got, " bytes of '", path_.string(), "' from ",
+                      offset + static_cast<std::int64_t>(got)),
+                 "the file ends before", "Restore the file");
 }
 
 }  // namespace vitrail

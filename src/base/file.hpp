@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <source_location>
 #include <span>
 #include <string>
 #include <string_view>
@@ -32,6 +33,18 @@ struct DescriptorTraits {
   static constexpr Handle null = -1;
   static void close(Handle handle) noexcept;
 };
+
+// For classes that own a descriptor; `path` is what their Error(code) names.
+
+/// Fails with the reason in errno: "cannot VERB 'PATH'".
+[[noreturn]] void fail_with_errno(ExitCode code, const char* verb, const std::filesystem::path& path,
+                                  std::source_location where = std::source_location::current());
+/// Fills `to` with the bytes from `offset` on, as far as the file goes. How many there were.
+std::size_t read_at(int descriptor, std::int64_t offset, std::span<std::byte> to, ExitCode code,
+                    const std::filesystem::path& path);
+/// Writes all of `content` from `offset` on.
+void write_at(int descriptor, std::int64_t offset, std::string_view content, ExitCode code,
+              const std::filesystem::path& path);
 
 /// An open file whose bytes are read at any place. Several threads may read at the same time.
 class FileBytes {

@@ -1,7 +1,8 @@
 #include "io/raw_file.hpp"
 
-#include <cerrno>
-#include <cstring>
+#include <cstddef>
+#include <span>
+#include <string_view>
 #include <utility>
 
 #include <fcntl.h>
@@ -11,19 +12,6 @@
 #include "base/file.hpp"
 
 namespace vitrail {
-
-namespace {
-
-/// Fails with the reason in errno.
-[[noreturn]] void fail_with_errno(ExitCode code, const char* verb, const std::filesystem::path& path,
-                                  std::source_location where = std::source_location::current()) {
-  const int number = errno;
-  const bool full = number == ENOSPC || number == EDQUOT || number == EFBIG;
-  fail(code, {text("cannot ", verb, " '", path.string(), "'"), std::strerror(number), full ? "Free some space" : ""},
-       where);
-}
-
-}  // namespace
 
 RawReader::RawReader(std::filesystem::path path, ExitCode code) : path_(std::move(path)), code_(code) {
   // Without O_NONBLOCK, opening a named pipe would wait for a writer.
@@ -37,17 +25,10 @@ RawReader::RawReader(std::filesystem::path path, ExitCode code) : path_(std::mov
 }
 
 void RawReader::read(std::int64_t offset, void* to, std::int64_t count) const {
-  auto* next = static_cast<std::byte*>(to);
-  while (count > 0) {
-    const ssize_t got = ::pread(descriptor_.get(), next, static_cast<std::size_t>(count), offset);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) fail_with_errno(code_, "read", path_);
-    VITRAIL_EXPECT(got > 0, code_, text("'", path_.string(), "' is cut short"),
-                   text(count, " bytes are missing at byte ", offset), "Fetch or write it again");
-    next += got;
-    offset += got;
-    count -= got;
-  }
+  const std::span<std::byte> all(static_cast<std::byte*>(to), static_cast<std::size_t>(count));
+  const auto got = static_cast<std::int64_t>(read_at(descriptor_.get(), offset, all, code_, path_));
+  VITRAIL_EXPECT(got == count, code_, text("'", path_.string(), "' is cut short"),
+                 text(count - got, " bytes are missing at byte ", offset + got), "Fetch or write it again");
 }
 
 RawWriter::RawWriter(std::filesystem::path path, ExitCode code)
@@ -67,15 +48,7 @@ RawWriter::~RawWriter() {
 }
 
 void RawWriter::write(std::int64_t offset, const void* from, std::int64_t count) {
-  const auto* next = static_cast<const std::byte*>(from);
-  while (count > 0) {
-    const ssize_t written = ::pwrite(descriptor_.get(), next, static_cast<std::size_t>(count), offset);
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) fail_with_errno(code_, "write", aside_);
-    next += written;
-    offset += written;
-    count -= written;
-  }
+  write_at(descriptor_.get(), offset, {static_cast<const char*>(from), static_cast<std::size_t>(count)}, code_, aside_);
 }
 
 void RawWriter::seal() {
