@@ -1,5 +1,6 @@
 #include <array>
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -32,8 +33,12 @@ void say(const std::string& line) {
   const int status = code == ExitCode::done ? static_cast<int>(ExitCode::other) : static_cast<int>(code);
   const auto [rank, size] = rank_of_process();
   // Most errors are seen by all ranks, and one line is clearer than a thousand: rank 0 speaks for them. A rank that is
-  // still alive afterwards was alone with its own.
-  if (rank != 0) std::this_thread::sleep_for(kPatience);
+  // still alive afterwards was alone with its own. Its launcher ends it with SIGTERM, which a program that stops in good
+  // order has caught: then a second would pass before SIGKILL.
+  if (rank != 0) {
+    static_cast<void>(std::signal(SIGTERM, SIG_DFL));
+    std::this_thread::sleep_for(kPatience);
+  }
   std::string line = program + ": ";
   if (code != ExitCode::usage || rank != 0) line += text("rank ", rank, "/", size, " on ", host_name(), ": ");
   say(line + "error: " + what + "\n");

@@ -1,5 +1,6 @@
 """The job scripts with the real programs on a real Slurm: whatever ends a job, the next goes on to the same bits."""
 
+import json
 import os
 import signal
 import sys
@@ -185,7 +186,7 @@ class Jobs(Trainings):
 
     # --- the other scripts
 
-    def test_fine_tuning_and_evaluation_follow_a_training(self):
+    def test_fine_tuning_evaluation_and_conversions_follow_a_training(self):
         run, tuned, nodes = self.new_run(), self.new_run(), self.take_nodes(1)
         settings = {"steps": 40, "save_every": 0}
         self.pretrain(run, nodes, ranks=2, **settings).wait("COMPLETED")
@@ -194,17 +195,24 @@ class Jobs(Trainings):
         )
         job.wait("COMPLETED")
         self.assertIn("initial weights from", job.said)
+        evaluated = [self.evaluated(tuned, nodes)]
+
+        # Out into a file of other software, and in again: the model is the same.
+        file, back = tuned / "of two words.safetensors", self.new_run()
+        for source, target in ((tuned, file), (file, back)):
+            # One process, though the job has two tasks.
+            job = self.submit("convert.sbatch", source, target, nodes=nodes, ranks=2)
+            job.wait("COMPLETED")
+        evaluated.append(self.evaluated(back, nodes))
+        self.assertEqual(evaluated[0], evaluated[1])
+
+    def evaluated(self, run, nodes):
+        """What evaluate.sbatch says of a run."""
         job = self.submit(
-            "evaluate.sbatch", *options(run_dir=tuned, data=self.data / "test", expert_parallel=2), nodes=nodes, ranks=2
+            "evaluate.sbatch", *options(run_dir=run, data=self.data / "test", expert_parallel=2), nodes=nodes, ranks=2
         )
         job.wait("COMPLETED")
-        self.assertTrue((tuned / "evaluation.json").is_file(), job.said)
-
-    def test_a_conversion_is_one_process_with_its_arguments(self):
-        program = self.stand_in("vitrail-checkpoint", 'echo "of $SLURM_STEP_NUM_TASKS: $1/$2/$3"')
-        job = self.submit("convert.sbatch", "runs/a", "a file.npz", nodes=self.take_nodes(1), ranks=1, bin=program)
-        job.wait("COMPLETED")
-        self.assertEqual(job.said.count("of 1: convert/runs/a/a file.npz"), 1, job.said)
+        return json.loads((run / "evaluation.json").read_text())
 
     def test_an_array_of_a_scaling_experiment_gives_its_table(self):
         nodes, folder = self.take_nodes(2), self.new_run()
