@@ -10,8 +10,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include <hwy/highway.h>
+
+#include "base/bf16.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace vitrail::cpu::HWY_NAMESPACE {
@@ -24,35 +27,6 @@ using Vector = hn::Vec<Floats>;
 constexpr std::size_t kMostLanes = HWY_MAX_BYTES / sizeof(float);
 
 HWY_INLINE std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(Floats())); }
-
-/// The first `count` lanes from p (all of them when count is the number of lanes), the others `fill`. Never reads past
-/// p + count.
-HWY_INLINE Vector load(const float* p, std::int64_t count, float fill = 0.0F) {
-  const Floats d;
-  if (count >= lanes()) return hn::LoadU(d, p);
-  HWY_ALIGN float part[kMostLanes];
-  for (std::int64_t i = 0; i < lanes(); ++i) part[i] = i < count ? p[i] : fill;
-  return hn::Load(d, part);
-}
-HWY_INLINE void store(Vector x, float* p, std::int64_t count) {
-  const Floats d;
-  if (count >= lanes()) {
-    hn::StoreU(x, d, p);
-    return;
-  }
-  HWY_ALIGN float part[kMostLanes];
-  hn::Store(x, d, part);
-  for (std::int64_t i = 0; i < count; ++i) p[i] = part[i];
-}
-
-/// body(i, count) for every vector of 0 .. n-1; count is the number of lanes but for a last, shorter one.
-template <class Body>
-HWY_INLINE void for_vectors(std::int64_t n, const Body& body) {
-  const std::int64_t step = lanes();
-  std::int64_t i = 0;
-  for (; i + step <= n; i += step) body(i, step);
-  if (i < n) body(i, n - i);
-}
 
 HWY_INLINE Vector set(float x) { return hn::Set(Floats(), x); }
 HWY_INLINE Vector zero() { return hn::Zero(Floats()); }
@@ -69,6 +43,57 @@ HWY_INLINE hn::Vec<hn::RebindToUnsigned<Floats>> rounded_bits(Vector x) {
   return hn::And(hn::IfThenElse(hn::RebindMask(d, hn::Eq(x, x)), nearest, quiet), hn::Set(d, 0xFFFF0000));
 }
 HWY_INLINE Vector rounded(Vector x) { return hn::BitCast(Floats(), rounded_bits(x)); }
+
+/// As many elements from p as there are lanes, or to p. bf16 is rounded to, to nearest with ties to even.
+HWY_INLINE Vector load(const float* p) { return hn::LoadU(Floats(), p); }
+HWY_INLINE Vector load(const Bf16* p) {
+  const hn::RebindToUnsigned<Floats> d;
+  const hn::Rebind<std::uint16_t, Floats> half;
+  const auto bits = hn::PromoteTo(d, hn::LoadU(half, reinterpret_cast<const std::uint16_t*>(p)));
+  return hn::BitCast(Floats(), hn::ShiftLeft<16>(bits));
+}
+HWY_INLINE void store(Vector x, float* p) { hn::StoreU(x, Floats(), p); }
+HWY_INLINE void store(Vector x, Bf16* p) {
+  const hn::Rebind<std::uint16_t, Floats> half;
+  const auto bits = hn::ShiftRight<16>(rounded_bits(x));
+  hn::StoreU(hn::TruncateTo(half, bits), half, reinterpret_cast<std::uint16_t*>(p));
+}
+
+/// The first `count` lanes from p (all of them when count is the number of lanes), the others `fill`. Never reads past
+/// p + count. T: float or Bf16.
+template <class T>
+HWY_INLINE Vector load(const T* p, std::int64_t count, float fill = 0.0F) {
+  if (count >= lanes()) return load(p);
+  HWY_ALIGN float part[kMostLanes];
+  for (std::int64_t i = 0; i < lanes(); ++i) {
+    if constexpr (std::is_same_v<T, Bf16>) {
+      part[i] = i < count ? to_float(p[i]) : fill;
+    } else {
+      part[i] = i < count ? p[i] : fill;
+    }
+  }
+  return hn::Load(Floats(), part);
+}
+/// The first `count` lanes to p. Never writes past p + count.
+template <class T>
+HWY_INLINE void store(Vector x, T* p, std::int64_t count) {
+  if (count >= lanes()) {
+    store(x, p);
+    return;
+  }
+  HWY_ALIGN T part[kMostLanes];
+  store(x, part);
+  for (std::int64_t i = 0; i < count; ++i) p[i] = part[i];
+}
+
+/// body(i, count) for every vector of 0 .. n-1; count is the number of lanes but for a last, shorter one.
+template <class Body>
+HWY_INLINE void for_vectors(std::int64_t n, const Body& body) {
+  const std::int64_t step = lanes();
+  std::int64_t i = 0;
+  for (; i + step <= n; i += step) body(i, step);
+  if (i < n) body(i, n - i);
+}
 
 /// A sum over many vectors: in runs of 32, so that its error grows with the run and not with the whole.
 struct LongSum {
