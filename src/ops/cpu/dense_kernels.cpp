@@ -14,7 +14,8 @@ HWY_BEFORE_NAMESPACE();
 namespace vitrail::cpu::HWY_NAMESPACE {
 namespace {
 
-void StartRows(const float* bias, const float* residual, float* y, std::int64_t rows, std::int64_t n) {
+template <class X>
+void start(const float* bias, const X* residual, float* y, std::int64_t rows, std::int64_t n) {
   for (std::int64_t row = 0; row < rows; ++row) {
     const std::int64_t first = row * n;
     for_vectors(n, [&](std::int64_t i, std::int64_t count) {
@@ -23,6 +24,10 @@ void StartRows(const float* bias, const float* residual, float* y, std::int64_t 
       store(start, y + first + i, count);
     });
   }
+}
+
+void StartRows(const float* bias, ConstElements residual, float* y, std::int64_t rows, std::int64_t n) {
+  with_elements(residual, [&](const auto* x) { start(bias, x, y, rows, n); });
 }
 
 void BiasGelu(const float* bias, const float* mask, float* u, float* h, std::int64_t rows, std::int64_t n) {
@@ -51,8 +56,8 @@ void GeluBackward(const float* u, const float* mask, float* h, float* du, std::i
 }
 
 /// kVectors columns of vectors, all rows; kAdd: on top of what sums hold.
-template <bool kAdd, int kVectors>
-HWY_INLINE void sum_columns(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t count, float* sums) {
+template <bool kAdd, int kVectors, class X>
+HWY_INLINE void sum_columns(const X* x, std::int64_t stride, std::int64_t rows, std::int64_t count, float* sums) {
   Vector totals[kVectors];
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) totals[v] = kAdd ? load(sums + v * lanes(), count) : zero();
@@ -64,19 +69,19 @@ HWY_INLINE void sum_columns(const float* x, std::int64_t stride, std::int64_t ro
   for (int v = 0; v < kVectors; ++v) store(totals[v], sums + v * lanes(), count);
 }
 
-template <bool kAdd>
-void sum_all_columns(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
+template <bool kAdd, class X>
+void sum_all_columns(const X* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
   const std::int64_t step = lanes();
   std::int64_t c = 0;
   for (; c + 4 * step <= n; c += 4 * step) sum_columns<kAdd, 4>(x + c, stride, rows, step, sums + c);
   for (; c < n; c += step) sum_columns<kAdd, 1>(x + c, stride, rows, std::min(step, n - c), sums + c);
 }
 
-void ColumnSums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
-  sum_all_columns<false>(x, stride, rows, n, sums);
+void ColumnSums(ConstElements x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
+  with_elements(x, [&](const auto* from) { sum_all_columns<false>(from, stride, rows, n, sums); });
 }
-void AddColumnSums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
-  sum_all_columns<true>(x, stride, rows, n, sums);
+void AddColumnSums(ConstElements x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
+  with_elements(x, [&](const auto* from) { sum_all_columns<true>(from, stride, rows, n, sums); });
 }
 
 void AddInto(const float* x, float* y, std::int64_t n) {
@@ -96,61 +101,130 @@ void TanhBackwardRun(const float* dy, const float* y, float* dx, std::int64_t n)
   });
 }
 
-void LayernormForwardRun(const LayernormRows& a) {
-  const float inverse_n = 1.0F / static_cast<float>(a.n);
-  for (std::int64_t row = 0; row < a.rows; ++row) {
-    const float* x = a.x + row * a.n;
-    Vector total = zero();
-    for_vectors(a.n, [&](std::int64_t i, std::int64_t count) { total = hn::Add(total, load(x + i, count)); });
-    const float mean = sum(total) * inverse_n;
-    const Vector means = set(mean);
-    Vector squares = zero();
-    for_vectors(a.n, [&](std::int64_t i, std::int64_t count) {
-      const Vector away = hn::Sub(load(x + i, count, mean), means);
-      squares = hn::MulAdd(away, away, squares);
-    });
-    const float rstd = 1.0F / std::sqrt(sum(squares) * inverse_n + 1e-6F);
-    const Vector rstds = set(rstd);
-    for_vectors(a.n, [&](std::int64_t i, std::int64_t count) {
-      const Vector normal = hn::Mul(hn::Sub(load(x + i, count), means), rstds);
-      const Vector bias = a.bias != nullptr ? load(a.bias + i, count) : zero();
-      store(hn::MulAdd(normal, load(a.scale + i, count), bias), a.y + row * a.n + i, count);
-    });
-    a.mean[row] = mean;
-    a.rstd[row] = rstd;
+/// Rows of a LayerNorm that are computed together, so that the sums of one do not wait for those of another.
+constexpr int kNormRows = 4;
+
+/// kRows rows of a LayerNorm, from row `first`.
+template <int kRows, class X, class Y>
+HWY_INLINE void normalize(const LayernormRows& a, const X* x, Y* y, std::int64_t first) {
+  const std::int64_t n = a.n;
+  const float inverse_n = 1.0F / static_cast<float>(n);
+  x += first * n;
+  y += first * n;
+  Vector sums[kRows], means[kRows], rstds[kRows];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) sums[r] = zero();
+  for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) sums[r] = hn::Add(sums[r], load(x + r * n + i, count));
+  });
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    const float mean = sum(sums[r]) * inverse_n;
+    a.mean[first + r] = mean;
+    means[r] = set(mean);
+    sums[r] = zero();
   }
+  for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const Vector away = hn::Sub(load(x + r * n + i, count, a.mean[first + r]), means[r]);
+      sums[r] = hn::MulAdd(away, away, sums[r]);
+    }
+  });
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    const float rstd = 1.0F / std::sqrt(sum(sums[r]) * inverse_n + 1e-6F);
+    a.rstd[first + r] = rstd;
+    rstds[r] = set(rstd);
+  }
+  for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+    const Vector scale = load(a.scale + i, count);
+    const Vector bias = a.bias != nullptr ? load(a.bias + i, count) : zero();
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const Vector normal = hn::Mul(hn::Sub(load(x + r * n + i, count), means[r]), rstds[r]);
+      store(hn::MulAdd(normal, scale, bias), y + r * n + i, count);
+    }
+  });
+}
+
+void LayernormForwardRun(const LayernormRows& a) {
+  with_elements(a.x, [&](const auto* x) {
+    with_elements(a.y, [&](auto* y) {
+      std::int64_t row = 0;
+      for (; row + kNormRows <= a.rows; row += kNormRows) normalize<kNormRows>(a, x, y, row);
+      for (; row < a.rows; ++row) normalize<1>(a, x, y, row);
+    });
+  });
+}
+
+/// kRows rows of the gradients of a LayerNorm, from row `first`.
+template <int kRows, class Dy, class X, class Dx>
+HWY_INLINE void normalize_backward(const LayernormRowsBackward& a, const Dy* dy, const X* x, Dx* dx,
+                                   std::int64_t first) {
+  const std::int64_t n = a.n;
+  const float inverse_n = 1.0F / static_cast<float>(n);
+  const float* const dresidual = a.dresidual != nullptr ? a.dresidual + first * n : nullptr;
+  dy += first * n;
+  x += first * n;
+  dx += first * n;
+  Vector mean[kRows], rstd[kRows], dnormals[kRows], products[kRows];  // means of dnormal and of dnormal normal
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    mean[r] = set(a.mean[first + r]);
+    rstd[r] = set(a.rstd[first + r]);
+    dnormals[r] = products[r] = zero();
+  }
+  for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+    const Vector scale = load(a.scale + i, count);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      // Lanes past the end have a scale of 0, so their x does not matter.
+      const Vector normal = hn::Mul(hn::Sub(load(x + r * n + i, count), mean[r]), rstd[r]);
+      const Vector dnormal = hn::Mul(load(dy + r * n + i, count), scale);
+      dnormals[r] = hn::Add(dnormals[r], dnormal);
+      products[r] = hn::MulAdd(dnormal, normal, products[r]);
+    }
+  });
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    dnormals[r] = set(sum(dnormals[r]) * inverse_n);
+    products[r] = set(sum(products[r]) * inverse_n);
+  }
+  for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+    const Vector scale = load(a.scale + i, count);
+    Vector dscale = load(a.dscale + i, count);
+    Vector dbias = load(a.dbias + i, count);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const Vector d = load(dy + r * n + i, count);
+      const Vector normal = hn::Mul(hn::Sub(load(x + r * n + i, count), mean[r]), rstd[r]);
+      dscale = hn::MulAdd(d, normal, dscale);
+      dbias = hn::Add(d, dbias);
+      // The product rounded as above: with one column the difference is 0.
+      const Vector dnormal = hn::Mul(d, scale);
+      const Vector centred = hn::NegMulAdd(normal, products[r], hn::Sub(dnormal, dnormals[r]));
+      const Vector residual = dresidual != nullptr ? load(dresidual + r * n + i, count) : zero();
+      store(hn::MulAdd(rstd[r], centred, residual), dx + r * n + i, count);
+    }
+    store(dscale, a.dscale + i, count);
+    store(dbias, a.dbias + i, count);
+  });
 }
 
 void LayernormBackwardRun(const LayernormRowsBackward& a) {
   std::fill_n(a.dscale, a.n, 0.0F);
   std::fill_n(a.dbias, a.n, 0.0F);
-  const float inverse_n = 1.0F / static_cast<float>(a.n);
-  for (std::int64_t row = 0; row < a.rows; ++row) {
-    const std::int64_t first = row * a.n;
-    const Vector mean = set(a.mean[row]);
-    const Vector rstd = set(a.rstd[row]);
-    Vector dnormal_sum = zero();
-    Vector product_sum = zero();
-    for_vectors(a.n, [&](std::int64_t i, std::int64_t count) {
-      const Vector dy = load(a.dy + first + i, count);
-      // Lanes past the end have dy = 0, so their x does not matter.
-      const Vector normal = hn::Mul(hn::Sub(load(a.x + first + i, count), mean), rstd);
-      const Vector dnormal = hn::Mul(dy, load(a.scale + i, count));
-      dnormal_sum = hn::Add(dnormal_sum, dnormal);
-      product_sum = hn::MulAdd(dnormal, normal, product_sum);
-      store(hn::MulAdd(dy, normal, load(a.dscale + i, count)), a.dscale + i, count);
-      store(hn::Add(dy, load(a.dbias + i, count)), a.dbias + i, count);
+  with_elements(a.dy, [&](const auto* dy) {
+    with_elements(a.x, [&](const auto* x) {
+      with_elements(a.dx, [&](auto* dx) {
+        std::int64_t row = 0;
+        for (; row + kNormRows <= a.rows; row += kNormRows) normalize_backward<kNormRows>(a, dy, x, dx, row);
+        for (; row < a.rows; ++row) normalize_backward<1>(a, dy, x, dx, row);
+      });
     });
-    const Vector dnormal_mean = set(sum(dnormal_sum) * inverse_n);
-    const Vector product_mean = set(sum(product_sum) * inverse_n);
-    for_vectors(a.n, [&](std::int64_t i, std::int64_t count) {
-      const Vector normal = hn::Mul(hn::Sub(load(a.x + first + i, count), mean), rstd);
-      const Vector dnormal = hn::Mul(load(a.dy + first + i, count), load(a.scale + i, count));
-      const Vector centred = hn::NegMulAdd(normal, product_mean, hn::Sub(dnormal, dnormal_mean));
-      const Vector residual = a.dresidual != nullptr ? load(a.dresidual + first + i, count) : zero();
-      store(hn::MulAdd(rstd, centred, residual), a.dx + first + i, count);
-    });
-  }
+  });
 }
 
 }  // namespace
@@ -171,7 +245,7 @@ HWY_EXPORT(TanhBackwardRun);
 HWY_EXPORT(LayernormForwardRun);
 HWY_EXPORT(LayernormBackwardRun);
 
-void start_rows(const float* bias, const float* residual, float* y, std::int64_t rows, std::int64_t n) {
+void start_rows(const float* bias, ConstElements residual, float* y, std::int64_t rows, std::int64_t n) {
   HWY_DYNAMIC_DISPATCH(StartRows)(bias, residual, y, rows, n);
 }
 void bias_gelu(const float* bias, const float* mask, float* u, float* h, std::int64_t rows, std::int64_t n) {
@@ -180,10 +254,10 @@ void bias_gelu(const float* bias, const float* mask, float* u, float* h, std::in
 void gelu_backward(const float* u, const float* mask, float* h, float* du, std::int64_t n) {
   HWY_DYNAMIC_DISPATCH(GeluBackward)(u, mask, h, du, n);
 }
-void column_sums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
+void column_sums(ConstElements x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
   HWY_DYNAMIC_DISPATCH(ColumnSums)(x, stride, rows, n, sums);
 }
-void add_column_sums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
+void add_column_sums(ConstElements x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
   HWY_DYNAMIC_DISPATCH(AddColumnSums)(x, stride, rows, n, sums);
 }
 void add_into(const float* x, float* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(AddInto)(x, y, n); }

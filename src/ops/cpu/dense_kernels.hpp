@@ -4,18 +4,20 @@
 
 #include <cstdint>
 
+#include "ops/cpu/elements.hpp"
+
 namespace vitrail::cpu {
 
 /// y[r] = bias + residual[r]; either may be left out (nullptr), then it counts as 0. y may be residual.
-void start_rows(const float* bias, const float* residual, float* y, std::int64_t rows, std::int64_t n);
+void start_rows(const float* bias, ConstElements residual, float* y, std::int64_t rows, std::int64_t n);
 /// u[r] += bias; h = gelu(u) * mask; the mask may be left out (nullptr), then it counts as 1.
 void bias_gelu(const float* bias, const float* mask, float* u, float* h, std::int64_t rows, std::int64_t n);
 /// On entry du holds d loss / d h. h = gelu(u) * mask; du *= mask * gelu'(u). The mask may be left out.
 void gelu_backward(const float* u, const float* mask, float* h, float* du, std::int64_t n);
 /// sums[c] = sum over the rows of x[r * stride + c], c = 0 .. n-1, rows ascending.
-void column_sums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums);
+void column_sums(ConstElements x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums);
 /// The same, added to what sums hold.
-void add_column_sums(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums);
+void add_column_sums(ConstElements x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums);
 /// y += x
 void add_into(const float* x, float* y, std::int64_t n);
 void tanh_run(const float* x, float* y, std::int64_t n);
@@ -24,10 +26,10 @@ void tanh_run_backward(const float* dy, const float* y, float* dx, std::int64_t 
 
 /// One run of rows of a LayerNorm, eps = 1e-6.
 struct LayernormRows {
-  const float* x;      // [rows n]
+  ConstElements x;     // [rows n]
   const float* scale;  // [n]
   const float* bias;   // [n], or nullptr
-  float* y;            // [rows n]
+  Elements y;          // [rows n]
   float* mean;         // [rows]
   float* rstd;         // [rows]
   std::int64_t rows;
@@ -35,13 +37,13 @@ struct LayernormRows {
 };
 void layernorm_rows(const LayernormRows& a);
 struct LayernormRowsBackward {
-  const float* dy;
-  const float* x;
+  ConstElements dy;
+  ConstElements x;
   const float* scale;
   const float* mean;
   const float* rstd;
   const float* dresidual;  // or nullptr; may be dx
-  float* dx;               // may be dy
+  Elements dx;             // may be dy
   float* dscale;           // [n], overwritten: the sum over these rows
   float* dbias;            // [n]
   std::int64_t rows;

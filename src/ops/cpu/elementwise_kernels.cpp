@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <type_traits>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/cpu/elementwise_kernels.cpp"
@@ -91,7 +92,8 @@ void DropoutFactors(const DropoutMask& mask, std::uint64_t first, std::int64_t c
 }
 #endif
 
-void AddScaled(const float* factors, const float* x, const float* residual, float* y, std::int64_t n) {
+template <class X, class Y>
+void add_scaled_run(const float* factors, const X* x, const float* residual, Y* y, std::int64_t n) {
   for_vectors(n, [&](std::int64_t i, std::int64_t count) {
     Vector value = load(factors + i, count);
     if (x != nullptr) value = hn::Mul(value, load(x + i, count));
@@ -100,36 +102,27 @@ void AddScaled(const float* factors, const float* x, const float* residual, floa
   });
 }
 
-void ToBf16Run(const float* x, Bf16* y, std::int64_t n) {
-  std::int64_t i = 0;
-#if HWY_TARGET != HWY_SCALAR
-  const hn::Rebind<std::uint16_t, Floats> half;
-  for (; i + lanes() <= n; i += lanes()) {
-    const auto upper = hn::ShiftRight<16>(rounded_bits(hn::LoadU(Floats(), x + i)));
-    hn::StoreU(hn::TruncateTo(half, upper), half, reinterpret_cast<std::uint16_t*>(y + i));
+void AddScaled(const float* factors, ConstElements x, const float* residual, Elements y, std::int64_t n) {
+  with_elements(x, [&](const auto* from) {
+    with_elements(y, [&](auto* to) { add_scaled_run(factors, from, residual, to, n); });
+  });
+}
+
+template <class X, class Y>
+void copy(const X* x, Y* y, std::int64_t n) {
+  if constexpr (std::is_same_v<X, Y>) {
+    std::copy_n(x, n, y);
+  } else {
+    for_vectors(n, [&](std::int64_t i, std::int64_t count) { store(load(x + i, count), y + i, count); });
   }
-#endif
-  for (; i < n; ++i) y[i] = to_bf16(x[i]);
+}
+
+void CopyRun(ConstElements x, Elements y, std::int64_t n) {
+  with_elements(x, [&](const auto* from) { with_elements(y, [&](auto* to) { copy(from, to, n); }); });
 }
 
 void RoundRun(const float* x, float* y, std::int64_t n) {
   for_vectors(n, [&](std::int64_t i, std::int64_t count) { store(rounded(load(x + i, count)), y + i, count); });
-}
-
-void FromBf16Run(const Bf16* x, const float* residual, float* y, std::int64_t n) {
-  std::int64_t i = 0;
-#if HWY_TARGET != HWY_SCALAR
-  const Floats f;
-  const hn::RebindToUnsigned<Floats> d;
-  const hn::Rebind<std::uint16_t, Floats> half;
-  for (; i + lanes() <= n; i += lanes()) {
-    const auto upper = hn::PromoteTo(d, hn::LoadU(half, reinterpret_cast<const std::uint16_t*>(x + i)));
-    Vector value = hn::BitCast(f, hn::ShiftLeft<16>(upper));
-    if (residual != nullptr) value = hn::Add(hn::LoadU(f, residual + i), value);
-    hn::StoreU(value, f, y + i);
-  }
-#endif
-  for (; i < n; ++i) y[i] = residual != nullptr ? residual[i] + to_float(x[i]) : to_float(x[i]);
 }
 
 void ScaleAndAdd(float before, float weight, const float* x, float* y, std::int64_t n) {
@@ -149,22 +142,18 @@ namespace vitrail::cpu {
 
 HWY_EXPORT(DropoutFactors);
 HWY_EXPORT(AddScaled);
-HWY_EXPORT(ToBf16Run);
+HWY_EXPORT(CopyRun);
 HWY_EXPORT(RoundRun);
-HWY_EXPORT(FromBf16Run);
 HWY_EXPORT(ScaleAndAdd);
 
 void dropout_factors(const DropoutMask& mask, std::uint64_t first, std::int64_t count, float* factors) {
   HWY_DYNAMIC_DISPATCH(DropoutFactors)(mask, first, count, factors);
 }
-void add_scaled(const float* factors, const float* x, const float* residual, float* y, std::int64_t n) {
+void add_scaled(const float* factors, ConstElements x, const float* residual, Elements y, std::int64_t n) {
   HWY_DYNAMIC_DISPATCH(AddScaled)(factors, x, residual, y, n);
 }
-void to_bf16_run(const float* x, Bf16* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(ToBf16Run)(x, y, n); }
+void copy_run(ConstElements x, Elements y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(CopyRun)(x, y, n); }
 void round_run(const float* x, float* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(RoundRun)(x, y, n); }
-void from_bf16_run(const Bf16* x, const float* residual, float* y, std::int64_t n) {
-  HWY_DYNAMIC_DISPATCH(FromBf16Run)(x, residual, y, n);
-}
 void scale_and_add(float before, float weight, const float* x, float* y, std::int64_t n) {
   HWY_DYNAMIC_DISPATCH(ScaleAndAdd)(before, weight, x, y, n);
 }

@@ -36,27 +36,33 @@ void element_factors(const DropoutMask& mask, const DropoutDraw& draw, std::int6
 
 void CpuOps::run(const Dropout& a) {
   const DropoutMask mask(a.draw);
+  const ConstElements x = a.x;
+  const Elements y = a.y;
   for_each_piece(threads_, a.y.elements(), kElements, [&](std::int64_t begin, std::int64_t end) {
     std::array<float, 1024> factors;
     for (std::int64_t i = begin; i < end; i += std::ssize(factors)) {
       const std::int64_t count = std::min(std::ssize(factors), end - i);
       element_factors(mask, a.draw, i, count, factors.data());
-      add_scaled(factors.data(), a.x ? a.x.as<float>() + i : nullptr, a.residual ? a.residual.as<float>() + i : nullptr,
-                 a.y.as<float>() + i, count);
+      add_scaled(factors.data(), x + i, a.residual ? a.residual.as<float>() + i : nullptr, y + i, count);
     }
   });
 }
 
 void CpuOps::run(const ToBf16& a) {
   for_each_piece(threads_, a.y.elements(), kElements, [&](std::int64_t begin, std::int64_t end) {
-    to_bf16_run(a.x.as<float>() + begin, a.y.as<Bf16>() + begin, end - begin);
+    copy_run(a.x.as<float>() + begin, a.y.as<Bf16>() + begin, end - begin);
   });
 }
 
 void CpuOps::run(const FromBf16& a) {
   for_each_piece(threads_, a.y.elements(), kElements, [&](std::int64_t begin, std::int64_t end) {
-    from_bf16_run(a.x.as<Bf16>() + begin, a.residual ? a.residual.as<float>() + begin : nullptr,
-                  a.y.as<float>() + begin, end - begin);
+    const Bf16* const x = a.x.as<Bf16>() + begin;
+    float* const y = a.y.as<float>() + begin;
+    if (a.residual) {
+      start_rows(a.residual.as<float>() + begin, x, y, 1, end - begin);
+    } else {
+      copy_run(x, y, end - begin);
+    }
   });
 }
 

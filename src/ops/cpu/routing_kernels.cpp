@@ -39,20 +39,26 @@ void SoftmaxRows(const float* x, const float* noise, float sigma, float* p, std:
   }
 }
 
-void Gather(const GatherRun& a) {
+template <class X, class Y>
+void gather(const GatherRun& a, const X* from, Y* to) {
   for (std::int64_t row = a.begin; row < a.end; ++row) {
-    float* const y = a.y + row * a.width;
+    Y* const y = to + row * a.width;
     const std::int64_t assignment = a.source[row];
     if (assignment < 0) {
-      std::fill_n(y, a.width, 0.0F);
+      std::fill_n(y, a.width, Y{});
       continue;
     }
-    const float* const x = a.x + assignment / a.choices * a.width;
+    const X* const x = from + assignment / a.choices * a.width;
     for_vectors(a.width, [&](std::int64_t i, std::int64_t count) { store(load(x + i, count), y + i, count); });
   }
 }
 
-void Combine(const CombineRun& a) {
+void Gather(const GatherRun& a) {
+  with_elements(a.x, [&](const auto* x) { with_elements(a.y, [&](auto* y) { gather(a, x, y); }); });
+}
+
+template <class O, class Y>
+void combine(const CombineRun& a, const O* from, Y* to) {
   for (std::int64_t token = a.begin; token < a.end; ++token) {
     const std::int32_t* const row = a.row + token * a.choices;
     const float* const gate = a.gate != nullptr ? a.gate + token * a.choices : nullptr;
@@ -61,24 +67,29 @@ void Combine(const CombineRun& a) {
       Vector y = a.residual != nullptr ? load(a.residual + first + i, count) : zero();
       for (std::int64_t j = 0; j < a.choices; ++j) {
         if (row[j] < 0) continue;
-        const Vector o = load(a.o + row[j] * a.width + i, count);
+        const Vector o = load(from + row[j] * a.width + i, count);
         y = gate != nullptr ? hn::MulAdd(set(gate[j]), o, y) : hn::Add(y, o);
       }
-      store(y, a.y + first + i, count);
+      store(y, to + first + i, count);
     });
   }
 }
 
-void CombineBackward(const CombineRunBackward& a) {
+void Combine(const CombineRun& a) {
+  with_elements(a.o, [&](const auto* o) { with_elements(a.y, [&](auto* y) { combine(a, o, y); }); });
+}
+
+template <class O, class Do>
+void combine_backward(const CombineRunBackward& a, const O* outputs, Do* gradients) {
   for (std::int64_t row = a.begin; row < a.end; ++row) {
-    float* const d_o = a.d_o + row * a.width;
+    Do* const d_o = gradients + row * a.width;
     const std::int64_t assignment = a.source[row];
     if (assignment < 0) {
-      std::fill_n(d_o, a.width, 0.0F);
+      std::fill_n(d_o, a.width, Do{});
       continue;
     }
     const float* const dy = a.dy + assignment / a.choices * a.width;
-    const float* const o = a.o + row * a.width;
+    const O* const o = outputs + row * a.width;
     const Vector gate = set(a.gate[assignment]);
     Vector inner = zero();
     for_vectors(a.width, [&](std::int64_t i, std::int64_t count) {
@@ -88,6 +99,10 @@ void CombineBackward(const CombineRunBackward& a) {
     });
     a.dgate[assignment] = sum(inner);
   }
+}
+
+void CombineBackward(const CombineRunBackward& a) {
+  with_elements(a.o, [&](const auto* o) { with_elements(a.d_o, [&](auto* d_o) { combine_backward(a, o, d_o); }); });
 }
 
 }  // namespace

@@ -53,23 +53,23 @@ void CpuOps::run(const MapSlots& a) {
 void CpuOps::run(const GatherRowsForward& a) {
   const std::int64_t width = a.y.shape[1];
   for_each_piece(threads_, a.y.shape[0], rows_of_unit(width), [&](std::int64_t begin, std::int64_t end) {
-    gather_run({a.x.as<float>(), a.source.as<std::int32_t>(), a.choices, a.y.as<float>(), begin, end, width});
+    gather_run({a.x, a.source.as<std::int32_t>(), a.choices, a.y, begin, end, width});
   });
 }
 
 void CpuOps::run(const GatherRowsBackward& a) {
   const std::int64_t width = a.dx.shape[1];
   for_each_piece(threads_, a.dx.shape[0], rows_of_unit(width), [&](std::int64_t begin, std::int64_t end) {
-    combine_run({a.dy.as<float>(), a.row.as<std::int32_t>(), nullptr, a.dresidual ? a.dresidual.as<float>() : nullptr,
-                 a.dx.as<float>(), begin, end, a.row.shape[1], width});
+    combine_run({a.dy, a.row.as<std::int32_t>(), nullptr, a.dresidual ? a.dresidual.as<float>() : nullptr, a.dx, begin,
+                 end, a.row.shape[1], width});
   });
 }
 
 void CpuOps::run(const CombineRowsForward& a) {
   const std::int64_t width = a.y.shape[1];
   for_each_piece(threads_, a.y.shape[0], rows_of_unit(width), [&](std::int64_t begin, std::int64_t end) {
-    combine_run({a.o.as<float>(), a.row.as<std::int32_t>(), a.gate.as<float>(),
-                 a.residual ? a.residual.as<float>() : nullptr, a.y.as<float>(), begin, end, a.row.shape[1], width});
+    combine_run({a.o, a.row.as<std::int32_t>(), a.gate.as<float>(), a.residual ? a.residual.as<float>() : nullptr, a.y,
+                 begin, end, a.row.shape[1], width});
   });
 }
 
@@ -84,8 +84,8 @@ void CpuOps::run(const CombineRowsBackward& a) {
     }
   });
   for_each_piece(threads_, a.d_o.shape[0], rows_of_unit(width), [&](std::int64_t begin, std::int64_t end) {
-    combine_run_backward({a.dy.as<float>(), a.o.as<float>(), a.source.as<std::int32_t>(), a.gate.as<float>(),
-                          a.d_o.as<float>(), dgate, begin, end, choices, width});
+    combine_run_backward({a.dy.as<float>(), a.o, a.source.as<std::int32_t>(), a.gate.as<float>(), a.d_o, dgate, begin,
+                          end, choices, width});
   });
 }
 

@@ -42,14 +42,14 @@ void CpuOps::run(const PatchesForward& a) {
   const std::int64_t across = width / a.patch_columns;
   const std::int64_t run = a.patch_columns * channels;  // contiguous in both
   const float* const images = a.images.as<float>();
-  float* const patches = a.patches.as<float>();
+  const Elements patches = a.patches;
   for_each_unit(threads_, a.images.shape[0], [&](std::int64_t image, int) {
-    float* to = patches + image * down * across * a.patch_rows * run;
+    Elements to = patches + image * down * across * a.patch_rows * run;
     for (std::int64_t patch = 0; patch < down * across; ++patch) {
       const std::int64_t top = patch / across * a.patch_rows;
       const std::int64_t left = patch % across * a.patch_columns;
-      for (std::int64_t row = 0; row < a.patch_rows; ++row, to += run)
-        std::copy_n(images + ((image * height + top + row) * width + left) * channels, run, to);
+      for (std::int64_t row = 0; row < a.patch_rows; ++row, to = to + run)
+        copy_run(images + ((image * height + top + row) * width + left) * channels, to, run);
     }
   });
 }
@@ -64,7 +64,7 @@ void CpuOps::run(const EmbedTokensForward& a) {
     float* const x = a.x.as<float>() + image * tokens * n;
     if (classes == 1) start_rows(a.class_token.as<float>(), positions, x, 1, n);
     const std::int64_t patches = tokens - classes;
-    const float* const from = a.patches.as<float>() + image * patches * n;
+    const ConstElements from = ConstElements(a.patches) + image * patches * n;
     // A whole image as one row: the positions are its bias.
     start_rows(positions != nullptr ? positions + classes * n : nullptr, from, x + classes * n, 1, patches * n);
   });
@@ -77,9 +77,9 @@ void CpuOps::run(const EmbedTokensBackward& a) {
   const std::int64_t n = a.dx.shape[3];
   const std::int64_t classes = a.dclass_token ? 1 : 0;
   const float* const dx = a.dx.as<float>();
-  float* const dpatches = a.dpatches.as<float>();
+  const Elements dpatches = a.dpatches;
   for_each_unit(threads_, leaves * images, [&](std::int64_t image, int) {
-    std::copy_n(dx + (image * tokens + classes) * n, (tokens - classes) * n, dpatches + image * (tokens - classes) * n);
+    copy_run(dx + (image * tokens + classes) * n, dpatches + image * (tokens - classes) * n, (tokens - classes) * n);
   });
   if (!a.dclass_token && !a.dpositions) return;
   const std::int64_t columns = a.dpositions ? tokens * n : n;  // the class token alone is token 0
@@ -103,10 +103,11 @@ void CpuOps::run(const EmbedTokensBackward& a) {
 void CpuOps::run(const LayernormForward& a) {
   const std::int64_t n = a.x.shape[2];
   const std::int64_t rows = a.x.shape[0] * a.x.shape[1];
+  const ConstElements x = a.x;
+  const Elements y = a.y;
   for_each_piece(threads_, rows, kNormRows, [&](std::int64_t begin, std::int64_t end) {
-    layernorm_rows({a.x.as<float>() + begin * n, a.scale.as<float>(), a.bias ? a.bias.as<float>() : nullptr,
-                    a.y.as<float>() + begin * n, a.mean.as<float>() + begin, a.rstd.as<float>() + begin, end - begin,
-                    n});
+    layernorm_rows({x + begin * n, a.scale.as<float>(), a.bias ? a.bias.as<float>() : nullptr, y + begin * n,
+                    a.mean.as<float>() + begin, a.rstd.as<float>() + begin, end - begin, n});
   });
 }
 
@@ -118,12 +119,13 @@ void CpuOps::run(const LayernormBackward& a) {
   const std::int64_t pieces = cut.pieces();
   const std::int64_t stride = aligned_floats(n);
   float* const partials = workspace_.floats(2 * leaves * pieces * stride);
+  const ConstElements dy = a.dy, x = a.x;
+  const Elements dx = a.dx;
   for_each_unit(threads_, leaves * pieces, [&](std::int64_t unit, int) {
     const std::int64_t first = unit / pieces * rows + cut.begin(unit % pieces);
-    layernorm_rows_backward({a.dy.as<float>() + first * n, a.x.as<float>() + first * n, a.scale.as<float>(),
-                             a.mean.as<float>() + first, a.rstd.as<float>() + first,
-                             a.dresidual ? a.dresidual.as<float>() + first * n : nullptr, a.dx.as<float>() + first * n,
-                             partials + 2 * unit * stride, partials + (2 * unit + 1) * stride,
+    layernorm_rows_backward({dy + first * n, x + first * n, a.scale.as<float>(), a.mean.as<float>() + first,
+                             a.rstd.as<float>() + first, a.dresidual ? a.dresidual.as<float>() + first * n : nullptr,
+                             dx + first * n, partials + 2 * unit * stride, partials + (2 * unit + 1) * stride,
                              cut.length(unit % pieces), n});
   });
   tree_sums(a.dbias ? 2 : 1, n, leaves, pieces, threads_, [&](std::int64_t i) -> PartialSum {

@@ -14,7 +14,7 @@
 
 #include <hwy/highway.h>
 
-#include "base/bf16.hpp"
+#include "ops/cpu/elements.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace vitrail::cpu::HWY_NAMESPACE {
@@ -84,6 +84,16 @@ HWY_INLINE void store(Vector x, T* p, std::int64_t count) {
   HWY_ALIGN T part[kMostLanes];
   store(x, part);
   for (std::int64_t i = 0; i < count; ++i) p[i] = part[i];
+}
+
+/// work(p) with p the pointer to the elements of `x` as what they are.
+template <class Void, class Work>
+HWY_INLINE void with_elements(const BasicElements<Void>& x, const Work& work) {
+  if (x.is_bf16()) {
+    work(x.template as<Bf16>());
+  } else {
+    work(x.template as<float>());
+  }
 }
 
 /// body(i, count) for every vector of 0 .. n-1; count is the number of lanes but for a last, shorter one.
