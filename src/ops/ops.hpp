@@ -127,7 +127,7 @@ class Ops {
 /// The plainest loops: the specification of every verb. `real` is f64 or c128 (derivatives by complex step).
 std::unique_ptr<Ops> make_reference_ops(Dtype real = Dtype::f64);
 
-/// f32: oneDNN for matrix products, own vector kernels (Highway) for the rest; `threads` threads per call.
+/// f32: own packed matrix products and vector kernels (Highway); `threads` threads per call.
 std::unique_ptr<Ops> make_cpu_ops(int threads, Precision precision = Precision::f32);
 
 /// f32 (never TF32), or bf16 with `stored` tensors in bf16: cuBLASLt for matrix products, own kernels for the rest, in

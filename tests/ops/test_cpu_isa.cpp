@@ -50,7 +50,7 @@ TEST_P(CpuIsa, EveryVerbAgreesWithTheReferenceWhenPinned) {
   EXPECT_EXIT(compare_at(GetParam()), ::testing::ExitedWithCode(0), "");
 }
 
-INSTANTIATE_TEST_SUITE_P(Levels, CpuIsa, ::testing::Range(0, 5),
+INSTANTIATE_TEST_SUITE_P(Levels, CpuIsa, ::testing::Range(0, 6),
                          [](const auto& one) { return std::string(cpu_isa_name(one.param)); });
 
 TEST(CpuIsa, RefusesALevelThatTheMachineHasNotGot) {

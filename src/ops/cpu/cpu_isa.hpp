@@ -7,10 +7,15 @@
 namespace vitrail {
 
 /// The best that this machine, oneDNN and our own kernels can use: 0 plain, 1 SSE4, 2 AVX2, 3 AVX-512, 4 AVX-512 that
-/// multiplies bf16 (Zen 4, Sapphire Rapids). Levels are never renumbered.
+/// multiplies bf16 (Zen 4, Sapphire Rapids), 5 that and AMX, which multiplies tiles of bf16. Levels are never
+/// renumbered.
 int cpu_isa_level();
 
-/// "plain", "sse4", "avx2", "avx512", "avx512_bf16".
+/// Whether the level has instructions for pairs, or for tiles, of bf16.
+bool has_bf16_instructions();
+bool has_tile_instructions();
+
+/// "plain", "sse4", "avx2", "avx512", "avx512_bf16", "amx_bf16".
 std::string_view cpu_isa_name(int level);
 
 /// From here on nothing above `level` is used, by oneDNN and by our own kernels. Call it once, before make_cpu_ops:

@@ -1,8 +1,7 @@
 #pragma once
-// The f32 back end for CPUs. Work is cut in units by shapes alone (ops/cpu/parallel.hpp), and every product with
-// weights is a single-threaded one on a panel of rows of one leaf and expert (ops/cpu/gemm.hpp): bits depend neither on
-// the number of leaves or experts in a call nor on the number of threads, only on the instruction set and the build.
-// In bf16 the products round their inputs; everything else is as in f32.
+// The back end for CPUs. Every product with weights is made of packed panels (ops/cpu/product_kernels.hpp), and everything
+// else is cut in units by shapes alone (ops/cpu/parallel.hpp): bits depend neither on the number of leaves or experts in a
+// call nor on the number of threads, only on the instruction set and the build. In bf16 the products round their inputs.
 
 #include "ops/cpu/gemm.hpp"
 #include "ops/cpu/workspace.hpp"
@@ -16,10 +15,7 @@ class CpuOps final : public Ops {
   [[nodiscard]] std::string_view name() const noexcept override { return "cpu"; }
   [[nodiscard]] Dtype real() const noexcept override { return Dtype::f32; }
   [[nodiscard]] Precision precision() const noexcept override { return precision_; }
-  void seal() override {
-    workspace_.seal();
-    gemm_.seal();
-  }
+  void seal() override { workspace_.seal(); }
 
 #define VITRAIL_CPU_VERB(verb, Arguments) void run(const Arguments& a) override;
   VITRAIL_VERBS(VITRAIL_CPU_VERB)

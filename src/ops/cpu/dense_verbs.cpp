@@ -1,35 +1,22 @@
 // Linear layers and the projections of the attention.
 
-#include <algorithm>
 #include <array>
 
 #include "ops/cpu/cpu_ops.hpp"
-#include "ops/cpu/dense_kernels.hpp"
-#include "ops/cpu/gemm.hpp"
-#include "ops/cpu/parallel.hpp"
+#include "ops/cpu/row_products.hpp"
 #include "ops/cpu/weight_gradient.hpp"
 
 namespace vitrail::cpu {
 
 namespace {
 
-/// The panels of all blocks: unit = (leaf * E + expert) * panels + panel.
-struct Panels {
-  std::int64_t blocks;
-  std::int64_t experts;
-  Cut cut;
-  [[nodiscard]] std::int64_t units() const { return blocks * cut.pieces(); }
-  /// The panel's first row, counted over the whole tensor.
-  [[nodiscard]] std::int64_t first(std::int64_t unit) const {
-    return unit / cut.pieces() * cut.count + cut.begin(unit % cut.pieces());
-  }
-  [[nodiscard]] std::int64_t rows(std::int64_t unit) const { return cut.length(unit % cut.pieces()); }
-  [[nodiscard]] std::int64_t expert(std::int64_t unit) const { return unit / cut.pieces() % experts; }
-};
-
-/// Element `offset` of a tensor, nullptr if it was left out.
-const float* at(const ConstTensor& tensor, std::int64_t offset) {
-  return tensor ? tensor.as<float>() + offset : nullptr;
+Epilogue store_in(const Tensor& y, std::int64_t columns) {
+  Epilogue e;
+  e.dtype = y.dtype;
+  e.stride = columns;
+  e.y = y.data;
+  e.y_stride = columns;
+  return e;
 }
 
 }  // namespace
@@ -37,95 +24,65 @@ const float* at(const ConstTensor& tensor, std::int64_t offset) {
 void CpuOps::run(const LinearForward& a) {
   const std::int64_t in = a.x.shape[3];
   const std::int64_t out = a.w.shape[2];
-  const Panels panels{a.x.shape[0] * a.x.shape[1], a.x.shape[1], row_panels(a.x.shape[2], in * out)};
-  const float* const x = a.x.as<float>();
-  const float* const w = a.w.as<float>();
-  float* const y = a.y.as<float>();
-  const bool starts = a.b || a.residual;
-  const Into into = starts ? Into::add : Into::overwrite;
-  Gemm& gemm = a.exact ? exact_gemm_ : gemm_;
-  const std::int64_t scratch = gemm.scratch(panels.cut, whole(out), whole(in), {nullptr, in}, {nullptr, out}, into);
-  float* const scratches = workspace_.floats(threads_ * scratch);
-  for_each_unit(threads_, panels.units(), [&](std::int64_t unit, int thread) {
-    const std::int64_t first = panels.first(unit);
-    const std::int64_t rows = panels.rows(unit);
-    const std::int64_t expert = panels.expert(unit);
-    if (starts) start_rows(at(a.b, expert * out), at(a.residual, first * out), y + first * out, rows, out);
-    gemm(rows, out, in, {x + first * in, in}, {w + expert * in * out, out}, into, y + first * out,
-         scratches + thread * scratch);
-  });
+  RowProducts p{(a.exact ? exact_gemm_ : gemm_).way(), a.x.shape[0], a.x.shape[1], a.x.shape[2], in, out};
+  p.a[0] = matrix(a.x, in);
+  p.w[0] = matrix(a.w, out);
+  p.epilogue = store_in(a.y, out);
+  p.epilogue.bias = a.b ? a.b.as<float>() : nullptr;
+  p.epilogue.residual = a.residual ? a.residual.as<float>() : nullptr;
+  multiply({&p, 1}, threads_, workspace_);
 }
 
 void CpuOps::run(const LinearBackward& a) {
   const std::int64_t in = a.x.shape[3];
   const std::int64_t out = a.w.shape[2];
-  const Panels panels{a.x.shape[0] * a.x.shape[1], a.x.shape[1], row_panels(a.x.shape[2], in * out)};
-  const float* const dy = a.dy.as<float>();
-  const float* const w = a.w.as<float>();
-  Gemm& gemm = a.exact ? exact_gemm_ : gemm_;
+  const Way way = (a.exact ? exact_gemm_ : gemm_).way();
   if (a.dx) {
-    float* const dx = a.dx.as<float>();
-    const Into into = a.dresidual ? Into::add : Into::overwrite;
-    const std::int64_t scratch =
-        gemm.scratch(panels.cut, whole(in), whole(out), {nullptr, out}, {nullptr, out, true}, into);
-    float* const scratches = workspace_.floats(threads_ * scratch);
-    for_each_unit(threads_, panels.units(), [&](std::int64_t unit, int thread) {
-      const std::int64_t first = panels.first(unit);
-      const std::int64_t rows = panels.rows(unit);
-      if (a.dresidual) start_rows(nullptr, at(a.dresidual, first * in), dx + first * in, rows, in);
-      gemm(rows, in, out, {dy + first * out, out}, {w + panels.expert(unit) * in * out, out, true}, into,
-           dx + first * in, scratches + thread * scratch);
-    });
+    RowProducts p{way, a.x.shape[0], a.x.shape[1], a.x.shape[2], out, in};
+    p.a[0] = matrix(a.dy, out);
+    p.w[0] = transposed(a.w, out);
+    p.epilogue = store_in(a.dx, in);
+    p.epilogue.residual = a.dresidual ? a.dresidual.as<float>() : nullptr;
+    multiply({&p, 1}, threads_, workspace_);
   }
-  const WeightGradient job{a.x.as<float>(), dy, a.dw.as<float>(), a.db ? a.db.as<float>() : nullptr};
-  weight_gradients({&job, 1}, {a.x.shape[0], a.x.shape[1], a.x.shape[2], in, out}, threads_, workspace_, gemm);
+  const WeightGradient job{matrix(a.x, in), matrix(a.dy, out), a.dw.as<float>(), a.db ? a.db.as<float>() : nullptr};
+  weight_gradients({&job, 1}, {way, a.x.shape[0], a.x.shape[1], a.x.shape[2], in, out}, threads_, workspace_);
 }
 
 void CpuOps::run(const QkvForward& a) {
   const std::int64_t in = a.wq.shape[0];
   const std::int64_t out = a.wq.shape[1];
-  const Panels panels{a.x.shape[0], 1, row_panels(a.x.shape[1], in * out)};
-  const std::array<const float*, 3> w{a.wq.as<float>(), a.wk.as<float>(), a.wv.as<float>()};
-  const std::array<const float*, 3> b{a.bq.as<float>(), a.bk.as<float>(), a.bv.as<float>()};
-  const std::array<float*, 3> y{a.q.as<float>(), a.k.as<float>(), a.v.as<float>()};
-  const std::int64_t scratch =
-      gemm_.scratch(panels.cut, whole(out), whole(in), {nullptr, in}, {nullptr, out}, Into::add);
-  float* const scratches = workspace_.floats(threads_ * scratch);
-  for_each_unit(threads_, panels.units(), [&](std::int64_t unit, int thread) {
-    const std::int64_t first = panels.first(unit);
-    const std::int64_t rows = panels.rows(unit);
-    for (std::size_t i = 0; i < 3; ++i) {
-      start_rows(b[i], nullptr, y[i] + first * out, rows, out);
-      gemm_(rows, out, in, {at(a.x, first * in), in}, {w[i], out}, Into::add, y[i] + first * out,
-            scratches + thread * scratch);
-    }
-  });
+  const std::array<ConstTensor, 3> w{a.wq, a.wk, a.wv};
+  const std::array<ConstTensor, 3> b{a.bq, a.bk, a.bv};
+  const std::array<Tensor, 3> y{a.q, a.k, a.v};
+  std::array<RowProducts, 3> products;
+  for (std::size_t i = 0; i < 3; ++i) {
+    RowProducts& p = products[i] = {gemm_.way(), a.x.shape[0], 1, a.x.shape[1], in, out};
+    p.a[0] = matrix(a.x, in);
+    p.w[0] = matrix(w[i], out);
+    p.epilogue = store_in(y[i], out);
+    p.epilogue.bias = b[i].as<float>();
+  }
+  multiply(products, threads_, workspace_);
 }
 
 void CpuOps::run(const QkvBackward& a) {
   const std::int64_t in = a.wq.shape[0];
   const std::int64_t out = a.wq.shape[1];
-  const Panels panels{a.x.shape[0], 1, row_panels(a.x.shape[1], in * out)};
-  const std::array<const float*, 3> w{a.wq.as<float>(), a.wk.as<float>(), a.wv.as<float>()};
-  const std::array<const float*, 3> dy{a.dq.as<float>(), a.dk.as<float>(), a.dv.as<float>()};
-  float* const dx = a.dx.as<float>();
-  const auto scratch_of = [&](Into into) {
-    return gemm_.scratch(panels.cut, whole(in), whole(out), {nullptr, out}, {nullptr, out, true}, into);
-  };
-  const std::int64_t scratch = std::max(scratch_of(Into::overwrite), scratch_of(Into::add));
-  float* const scratches = workspace_.floats(threads_ * scratch);
-  for_each_unit(threads_, panels.units(), [&](std::int64_t unit, int thread) {
-    const std::int64_t first = panels.first(unit);
-    for (std::size_t i = 0; i < 3; ++i) {
-      gemm_(panels.rows(unit), in, out, {dy[i] + first * out, out}, {w[i], out, true},
-            i == 0 ? Into::overwrite : Into::add, dx + first * in, scratches + thread * scratch);
-    }
-  });
-  const float* const x = a.x.as<float>();
-  const std::array<WeightGradient, 3> jobs{{{x, dy[0], a.dwq.as<float>(), a.dbq.as<float>()},
-                                            {x, dy[1], a.dwk.as<float>(), a.dbk.as<float>()},
-                                            {x, dy[2], a.dwv.as<float>(), a.dbv.as<float>()}}};
-  weight_gradients(jobs, {a.x.shape[0], 1, a.x.shape[1], in, out}, threads_, workspace_, gemm_);
+  const std::array<ConstTensor, 3> w{a.wq, a.wk, a.wv};
+  const std::array<ConstTensor, 3> dy{a.dq, a.dk, a.dv};
+  RowProducts p{gemm_.way(), a.x.shape[0], 1, a.x.shape[1], out, in, 3};
+  for (std::size_t i = 0; i < 3; ++i) {
+    p.a[i] = matrix(dy[i], out);
+    p.w[i] = transposed(w[i], out);
+  }
+  p.epilogue = store_in(a.dx, in);
+  multiply({&p, 1}, threads_, workspace_);
+  const Matrix x = matrix(a.x, in);
+  const std::array<WeightGradient, 3> jobs{{{x, matrix(a.dq, out), a.dwq.as<float>(), a.dbq.as<float>()},
+                                            {x, matrix(a.dk, out), a.dwk.as<float>(), a.dbk.as<float>()},
+                                            {x, matrix(a.dv, out), a.dwv.as<float>(), a.dbv.as<float>()}}};
+  weight_gradients(jobs, {gemm_.way(), a.x.shape[0], 1, a.x.shape[1], in, out}, threads_, workspace_);
 }
 
 }  // namespace vitrail::cpu

@@ -1,11 +1,12 @@
-// The MLP: both products and the GELU of a panel of rows while it is in cache.
+// The MLP. Large ones are products one after the other, with the GELU where a product is finished; of small ones
+// everything that a panel of rows needs and gives stays in cache.
 
 #include <algorithm>
 
 #include "ops/cpu/cpu_ops.hpp"
 #include "ops/cpu/dense_kernels.hpp"
-#include "ops/cpu/gemm.hpp"
 #include "ops/cpu/parallel.hpp"
+#include "ops/cpu/row_products.hpp"
 #include "ops/cpu/weight_gradient.hpp"
 
 namespace vitrail::cpu {
@@ -16,42 +17,171 @@ struct Sizes {
   std::int64_t leaves, experts, rows, width, hidden;
   [[nodiscard]] std::int64_t weights() const { return width * hidden; }
   [[nodiscard]] std::int64_t blocks() const { return leaves * experts; }
+  [[nodiscard]] bool is_small() const { return weights() <= kSmallWeights; }
 };
 template <class Arguments>
 Sizes sizes_of(const Arguments& a) {
   return {a.x.shape[0], a.x.shape[1], a.x.shape[2], a.w1.shape[1], a.w1.shape[2]};
 }
+const float* floats_of(const ConstTensor& tensor) { return tensor ? tensor.as<float>() : nullptr; }
 
-/// Row `row` of a tensor of rows of length n, nullptr if it was left out.
-const float* row_of(const ConstTensor& tensor, std::int64_t row, std::int64_t n) {
-  return tensor ? tensor.as<float>() + row * n : nullptr;
+/// u = x w1 + b1, h = gelu(u) * mask. h's rows are h_stride apart.
+Epilogue into_hidden(const MlpForward& a, const Sizes& s, void* h, std::int64_t h_stride) {
+  Epilogue e;
+  e.finish = Finish::gelu;
+  e.dtype = a.u.dtype;
+  e.stride = s.hidden;
+  e.bias = a.b1.as<float>();
+  e.mask = floats_of(a.hidden_mask);
+  e.u = a.u.data;
+  e.y = h;
+  e.y_stride = h_stride;
+  return e;
+}
+/// y = h w2 + b2 + residual.
+Epilogue into_output(const MlpForward& a, const Sizes& s) {
+  Epilogue e;
+  e.dtype = a.y.dtype;
+  e.stride = s.width;
+  e.bias = a.b2.as<float>();
+  e.residual = floats_of(a.residual);
+  e.y = a.y.data;
+  e.y_stride = s.width;
+  return e;
+}
+/// From dh: h again, and du.
+Epilogue into_hidden_gradient(const MlpBackward& a, const Sizes& s, void* h, void* du, std::int64_t stride) {
+  Epilogue e;
+  e.finish = Finish::gelu_backward;
+  e.dtype = a.u.dtype;
+  e.stride = s.hidden;
+  e.mask = floats_of(a.hidden_mask);
+  e.u = const_cast<void*>(a.u.data);  // only read
+  e.h = h;
+  e.h_stride = stride;
+  e.y = du;
+  e.y_stride = stride;
+  return e;
+}
+Epilogue into_input_gradient(const MlpBackward& a, const Sizes& s) {
+  Epilogue e;
+  e.dtype = a.dx.dtype;
+  e.y = a.dx.data;
+  e.y_stride = s.width;
+  return e;
 }
 
-/// `rows` rows of an expert, from row `first` of the whole tensors, and where their h and du go.
-struct Panel {
-  std::int64_t expert, first, rows;
-  float* h;     // [rows hidden]
-  float* du;    // [rows hidden]
-  float* copy;  // scratch of the products
+// --- large -----------------------------------------------------------------------------------------------------------
+
+RowProducts product_of(const Sizes& s, Way way, std::int64_t k, std::int64_t n, const Matrix& a, const Matrix& w,
+                       const Epilogue& epilogue) {
+  RowProducts p{way, s.leaves, s.experts, s.rows, k, n};
+  p.a[0] = a;
+  p.w[0] = w;
+  p.epilogue = epilogue;
+  return p;
+}
+
+void forward_in_turn(const MlpForward& a, const Sizes& s, Way way, int threads, Workspace& workspace) {
+  const RowProducts first = product_of(s, way, s.width, s.hidden, matrix(a.x, s.width), matrix(a.w1, s.hidden),
+                                       into_hidden(a, s, a.h.data, s.hidden));
+  multiply({&first, 1}, threads, workspace);
+  const RowProducts second =
+      product_of(s, way, s.hidden, s.width, matrix(a.h, s.hidden), matrix(a.w2, s.width), into_output(a, s));
+  multiply({&second, 1}, threads, workspace);
+}
+
+void backward_in_turn(const MlpBackward& a, const Sizes& s, Way way, int threads, Workspace& workspace) {
+  const RowProducts hidden = product_of(s, way, s.width, s.hidden, matrix(a.dy, s.width), transposed(a.w2, s.width),
+                                        into_hidden_gradient(a, s, a.h.data, a.du.data, s.hidden));
+  multiply({&hidden, 1}, threads, workspace);
+  const RowProducts input = product_of(s, way, s.hidden, s.width, matrix(a.du, s.hidden), transposed(a.w1, s.hidden),
+                                       into_input_gradient(a, s));
+  multiply({&input, 1}, threads, workspace);
+  const WeightGradient first{matrix(a.x, s.width), matrix(a.du, s.hidden), a.dw1.as<float>(), a.db1.as<float>()};
+  weight_gradients({&first, 1}, {way, s.leaves, s.experts, s.rows, s.width, s.hidden}, threads, workspace);
+  const WeightGradient second{matrix(a.h, s.hidden), matrix(a.dy, s.width), a.dw2.as<float>(), a.db2.as<float>()};
+  weight_gradients({&second, 1}, {way, s.leaves, s.experts, s.rows, s.hidden, s.width}, threads, workspace);
+}
+
+// --- small -----------------------------------------------------------------------------------------------------------
+
+/// Two weights of every expert, packed beforehand, whole.
+class PackedPairs {
+ public:
+  /// `first` is [k1 n1], `second` [k2 n2] as they enter the products.
+  struct Weight {
+    Matrix w;  // [experts ...]
+    std::int64_t k, n;
+  };
+  PackedPairs(Way way, std::int64_t experts, const Weight& first, const Weight& second)
+      : way_(way),
+        experts_(experts),
+        weights_{first, second},
+        second_(packed_floats(way, first.n, first.k)),
+        expert_(second_ + packed_floats(way, second.n, second.k)) {}
+  [[nodiscard]] std::int64_t floats() const { return experts_ * expert_; }
+  void pack(int threads, float* to) {
+    packed_ = to;
+    for_each_unit(threads, 2 * experts_, [&](std::int64_t unit, int) {
+      const Weight& weight = weights_[static_cast<std::size_t>(unit % 2)];
+      pack_panels(way_, weight.k, weight.w.at(unit / 2 * weight.k * weight.n), 0, weight.n,
+                  packed_ + unit / 2 * expert_ + (unit % 2) * second_);
+    });
+  }
+  [[nodiscard]] const float* first(std::int64_t expert) const { return packed_ + expert * expert_; }
+  [[nodiscard]] const float* second(std::int64_t expert) const { return first(expert) + second_; }
+
+ private:
+  Way way_;
+  std::int64_t experts_;
+  std::array<Weight, 2> weights_;
+  std::int64_t second_, expert_;  // floats before the second weight, and before the next expert
+  float* packed_ = nullptr;
 };
 
-/// Scratch of input_gradients for the panels of one cut.
-std::int64_t scratch_of_inputs(Gemm& gemm, const Sizes& s, const Cut& rows) {
-  const Operand w1{nullptr, s.hidden, true};
-  const Operand w2{nullptr, s.width, true};
-  return std::max(gemm.scratch(rows, whole(s.hidden), whole(s.width), {nullptr, s.width}, w2, Into::overwrite),
-                  gemm.scratch(rows, whole(s.width), whole(s.hidden), {nullptr, s.hidden}, w1, Into::overwrite));
+/// Rows of a panel, and floats of a thread's hidden rows and of its products' scratch.
+struct SmallPanels {
+  SmallPanels(Way way, const Sizes& s, std::int64_t rows_, Dtype dtype)
+      : rows(cut_evenly(rows_, std::min(most_rows(way, s.width), most_rows(way, s.hidden)), 16)),
+        stride(s.hidden + 32),  // not a multiple of 4096 bytes
+        hidden(aligned_floats(rows.length(0) * stride * size_of(dtype) / 4)),
+        sums(panel_sums(way, rows.length(0), std::max(s.width, s.hidden))),
+        scratch(sums + panel_scratch(way, rows.length(0), std::max(s.width, s.hidden))) {}
+  Cut rows;
+  std::int64_t stride, hidden, sums, scratch;
+};
+
+/// scratch: sums, then that of the product.
+void multiply_panel(Way way, std::int64_t rows, std::int64_t k, std::int64_t n, const Matrix& a, const float* packed,
+                    const Epilogue& epilogue, float* scratch) {
+  multiply(PanelProduct{way, rows, k, a, packed, 0, n, epilogue, scratch, scratch + panel_sums(way, rows, n)});
 }
-/// h, du and dx of a panel.
-void input_gradients(const MlpBackward& a, const Sizes& s, const Gemm& gemm, const Panel& p) {
-  const float* const w1 = a.w1.as<float>() + p.expert * s.weights();
-  const float* const w2 = a.w2.as<float>() + p.expert * s.weights();
-  const float* const dy = a.dy.as<float>() + p.first * s.width;
-  gemm(p.rows, s.hidden, s.width, {dy, s.width}, {w2, s.width, true}, Into::overwrite, p.du, p.copy);
-  gelu_backward(a.u.as<float>() + p.first * s.hidden, row_of(a.hidden_mask, p.first, s.hidden), p.h, p.du,
-                p.rows * s.hidden);
-  gemm(p.rows, s.width, s.hidden, {p.du, s.hidden}, {w1, s.hidden, true}, Into::overwrite,
-       a.dx.as<float>() + p.first * s.width, p.copy);
+
+void forward_at_once(const MlpForward& a, const Sizes& s, Way way, int threads, Workspace& workspace) {
+  PackedPairs weights(way, s.experts, {matrix(a.w1, s.hidden), s.width, s.hidden},
+                      {matrix(a.w2, s.width), s.hidden, s.width});
+  const SmallPanels panels(way, s, s.rows, a.u.dtype);
+  const std::int64_t per_thread = panels.hidden + panels.scratch;
+  float* const scratches = workspace.floats(threads * per_thread + weights.floats());
+  weights.pack(threads, scratches + threads * per_thread);
+  for_each_unit(threads, s.blocks() * panels.rows.pieces(), [&](std::int64_t unit, int thread) {
+    const std::int64_t block = unit / panels.rows.pieces();
+    const std::int64_t expert = block % s.experts;
+    const std::int64_t row = block * s.rows + panels.rows.begin(unit % panels.rows.pieces());
+    const std::int64_t rows = panels.rows.length(unit % panels.rows.pieces());
+    float* const h = scratches + thread * per_thread;
+    float* const scratch = h + panels.hidden;
+    Epilogue hidden = into_hidden(a, s, nullptr, panels.stride).at(row);
+    hidden.bias += expert * s.hidden;
+    hidden.y = h;
+    multiply_panel(way, rows, s.width, s.hidden, matrix(a.x, s.width).at(row * s.width), weights.first(expert), hidden,
+                   scratch);
+    Epilogue output = into_output(a, s).at(row);
+    output.bias += expert * s.width;
+    multiply_panel(way, rows, s.hidden, s.width, {h, a.u.dtype, panels.stride}, weights.second(expert), output,
+                   scratch);
+  });
 }
 
 /// Where the four parameter gradients stand in a partial sum.
@@ -64,59 +194,56 @@ struct Partial {
   std::int64_t dw1 = 0;
   std::int64_t dw2, db1, db2, end;
 };
-
-/// Scratch of add_parameter_gradients for the panels of one cut.
-std::int64_t scratch_of_parameters(Gemm& gemm, const Sizes& s, const Cut& rows) {
-  const Operand x{nullptr, s.width, true};
-  const Operand h{nullptr, s.hidden, true};
-  std::int64_t most = 0;
-  for (const Into into : {Into::overwrite, Into::add}) {
-    most = std::max({most, gemm.scratch(whole(s.width), whole(s.hidden), rows, x, {nullptr, s.hidden}, into),
-                     gemm.scratch(whole(s.hidden), whole(s.width), rows, h, {nullptr, s.width}, into)});
-  }
-  return most;
-}
-/// What a panel adds to the parameter gradients of its piece of rows.
-void add_parameter_gradients(const MlpBackward& a, const Sizes& s, const Gemm& gemm, const Panel& p, Into into,
-                             float* partial) {
-  const Partial at(s);
-  const float* const x = a.x.as<float>() + p.first * s.width;
-  const float* const dy = a.dy.as<float>() + p.first * s.width;
-  gemm(s.width, s.hidden, p.rows, {x, s.width, true}, {p.du, s.hidden}, into, partial + at.dw1, p.copy);
-  gemm(s.hidden, s.width, p.rows, {p.h, s.hidden, true}, {dy, s.width}, into, partial + at.dw2, p.copy);
-  add_column_sums(p.du, s.hidden, p.rows, s.hidden, partial + at.db1);
-  add_column_sums(dy, s.width, p.rows, s.width, partial + at.db2);
+Epilogue into_partial(float* dw, std::int64_t columns, bool add) {
+  Epilogue e;
+  e.finish = add ? Finish::add : Finish::store;
+  e.y = dw;
+  e.y_stride = columns;
+  return e;
 }
 
-/// Small experts: everything that a panel needs and gives stays in cache; h and du are not written to memory. A unit of
-/// work is a piece of the rows of one (expert, leaf), so large that its partial sum is small beside it.
-void backward_at_once(const MlpBackward& a, const Sizes& s, int threads, Workspace& workspace, Gemm& gemm) {
+/// A unit of work is a piece of the rows of one (expert, leaf), so large that its partial sum is small beside it. How a
+/// piece is cut in panels depends on the shapes alone, for the parameter gradients are added panel by panel.
+void backward_at_once(const MlpBackward& a, const Sizes& s, Way way, int threads, Workspace& workspace) {
+  PackedPairs weights(way, s.experts, {transposed(a.w2, s.width), s.width, s.hidden},
+                      {transposed(a.w1, s.hidden), s.hidden, s.width});
   const Cut pieces = pieces_of_rows(s.rows);
-  const Cut panels = row_panels(pieces.piece, s.weights());
-  const std::int64_t panel = aligned_floats(panels.piece * s.hidden);
-  std::int64_t copies = 0;
-  for (const std::int64_t rows : {pieces.length(0), pieces.length(pieces.pieces() - 1)}) {
-    const Cut cut{rows, panels.piece};
-    copies = std::max({copies, scratch_of_inputs(gemm, s, cut), scratch_of_parameters(gemm, s, cut)});
-  }
-  const std::int64_t per_thread = 2 * panel + copies;
+  const SmallPanels panels(way, s, pieces.length(0), a.u.dtype);
+  const std::int64_t of_columns =
+      aligned_floats(std::max(column_product_scratch(way, s.width, s.hidden, panels.rows.length(0)),
+                              column_product_scratch(way, s.hidden, s.width, panels.rows.length(0))));
+  const std::int64_t per_thread = 2 * panels.hidden + std::max(panels.scratch, of_columns);
   const Partial at(s);
   const std::int64_t units = s.blocks() * pieces.pieces();
-  float* const scratches = workspace.floats(threads * per_thread + units * at.end);
-  float* const partials = scratches + threads * per_thread;
+  float* const scratches = workspace.floats(threads * per_thread + weights.floats() + units * at.end);
+  float* const partials = scratches + threads * per_thread + weights.floats();
+  weights.pack(threads, scratches + threads * per_thread);
   for_each_unit(threads, units, [&](std::int64_t unit, int thread) {
     const std::int64_t expert = unit / (s.leaves * pieces.pieces());
     const std::int64_t leaf = unit / pieces.pieces() % s.leaves;
     const std::int64_t piece = unit % pieces.pieces();
     const std::int64_t first = (leaf * s.experts + expert) * s.rows + pieces.begin(piece);
-    const std::int64_t rows = pieces.length(piece);
-    float* const scratch = scratches + thread * per_thread;
+    float* const h = scratches + thread * per_thread;
+    float* const du = h + panels.hidden;
+    float* const scratch = du + panels.hidden;
     float* const partial = partials + unit * at.end;
-    std::fill(partial + at.db1, partial + at.end, 0.0F);
-    for (std::int64_t i = 0; i == 0 || i < rows; i += panels.piece) {
-      const Panel p{expert, first + i, std::min(panels.piece, rows - i), scratch, scratch + panel, scratch + 2 * panel};
-      input_gradients(a, s, gemm, p);
-      add_parameter_gradients(a, s, gemm, p, i == 0 ? Into::overwrite : Into::add, partial);
+    const Matrix hidden_rows{h, a.u.dtype, panels.stride};
+    const Matrix gradient_rows{du, a.u.dtype, panels.stride};
+    for (std::int64_t i = 0; i == 0 || i < pieces.length(piece); i += panels.rows.piece) {
+      const std::int64_t rows = std::min(panels.rows.piece, pieces.length(piece) - i);
+      const std::int64_t row = first + i;
+      const Matrix x = matrix(a.x, s.width).at(row * s.width);
+      const Matrix dy = matrix(a.dy, s.width).at(row * s.width);
+      Epilogue hidden = into_hidden_gradient(a, s, nullptr, nullptr, panels.stride).at(row);
+      hidden.h = h;
+      hidden.y = du;
+      multiply_panel(way, rows, s.width, s.hidden, dy, weights.first(expert), hidden, scratch);
+      multiply_panel(way, rows, s.hidden, s.width, gradient_rows, weights.second(expert),
+                     into_input_gradient(a, s).at(row), scratch);
+      multiply(ColumnProduct{way, s.width, s.hidden, rows, x, gradient_rows,
+                             into_partial(partial + at.dw1, s.hidden, i > 0), partial + at.db1, scratch});
+      multiply(ColumnProduct{way, s.hidden, s.width, rows, hidden_rows, dy,
+                             into_partial(partial + at.dw2, s.width, i > 0), partial + at.db2, scratch});
     }
   });
   const std::int64_t longest = std::max({s.weights(), s.hidden, s.width});
@@ -136,58 +263,16 @@ void backward_at_once(const MlpBackward& a, const Sizes& s, int threads, Workspa
   });
 }
 
-/// Large experts: h and du go through memory, so that the weight gradients are products over all rows of a leaf.
-void backward_in_two_passes(const MlpBackward& a, const Sizes& s, int threads, Workspace& workspace, Gemm& gemm) {
-  const Cut cut = row_panels(s.rows, s.weights());
-  const std::int64_t scratch = scratch_of_inputs(gemm, s, cut);
-  float* const scratches = workspace.floats(threads * scratch);
-  for_each_unit(threads, s.blocks() * cut.pieces(), [&](std::int64_t unit, int thread) {
-    const std::int64_t block = unit / cut.pieces();
-    const std::int64_t first = block * s.rows + cut.begin(unit % cut.pieces());
-    input_gradients(a, s, gemm,
-                    {block % s.experts, first, cut.length(unit % cut.pieces()), a.h.as<float>() + first * s.hidden,
-                     a.du.as<float>() + first * s.hidden, scratches + thread * scratch});
-  });
-  const WeightGradient first{a.x.as<float>(), a.du.as<float>(), a.dw1.as<float>(), a.db1.as<float>()};
-  weight_gradients({&first, 1}, {s.leaves, s.experts, s.rows, s.width, s.hidden}, threads, workspace, gemm);
-  const WeightGradient second{a.h.as<float>(), a.dy.as<float>(), a.dw2.as<float>(), a.db2.as<float>()};
-  weight_gradients({&second, 1}, {s.leaves, s.experts, s.rows, s.hidden, s.width}, threads, workspace, gemm);
-}
-
 }  // namespace
 
 void CpuOps::run(const MlpForward& a) {
   const Sizes s = sizes_of(a);
-  const Cut cut = row_panels(s.rows, s.weights());
-  // h lives in a panel of each thread: it stays in cache and is not written to memory.
-  const std::int64_t panel = aligned_floats(cut.piece * s.hidden);
-  const Operand narrow{nullptr, s.width}, wide{nullptr, s.hidden};
-  const std::int64_t copies =
-      std::max(gemm_.scratch(cut, whole(s.hidden), whole(s.width), narrow, wide, Into::overwrite),
-               gemm_.scratch(cut, whole(s.width), whole(s.hidden), wide, narrow, Into::add));
-  const std::int64_t per_thread = panel + copies;
-  float* const scratches = workspace_.floats(threads_ * per_thread);
-  for_each_unit(threads_, s.blocks() * cut.pieces(), [&](std::int64_t unit, int thread) {
-    const std::int64_t block = unit / cut.pieces();
-    const std::int64_t expert = block % s.experts;
-    const std::int64_t first = block * s.rows + cut.begin(unit % cut.pieces());
-    const std::int64_t rows = cut.length(unit % cut.pieces());
-    float* const u = a.u.as<float>() + first * s.hidden;
-    float* const h = scratches + thread * per_thread;
-    float* const copy = h + panel;
-    float* const y = a.y.as<float>() + first * s.width;
-    gemm_(rows, s.hidden, s.width, {a.x.as<float>() + first * s.width, s.width},
-          {a.w1.as<float>() + expert * s.weights(), s.hidden}, Into::overwrite, u, copy);
-    bias_gelu(a.b1.as<float>() + expert * s.hidden, row_of(a.hidden_mask, first, s.hidden), u, h, rows, s.hidden);
-    start_rows(a.b2.as<float>() + expert * s.width, row_of(a.residual, first, s.width), y, rows, s.width);
-    gemm_(rows, s.width, s.hidden, {h, s.hidden}, {a.w2.as<float>() + expert * s.weights(), s.width}, Into::add, y,
-          copy);
-  });
+  (s.is_small() ? forward_at_once : forward_in_turn)(a, s, gemm_.way(), threads_, workspace_);
 }
 
 void CpuOps::run(const MlpBackward& a) {
   const Sizes s = sizes_of(a);
-  (s.weights() <= kSmallWeights ? backward_at_once : backward_in_two_passes)(a, s, threads_, workspace_, gemm_);
+  (s.is_small() ? backward_at_once : backward_in_turn)(a, s, gemm_.way(), threads_, workspace_);
 }
 
 }  // namespace vitrail::cpu

@@ -45,13 +45,14 @@ void input_gradients(const SoftRouterBackward& a, int threads, Workspace& worksp
   const std::int64_t slots = a.mu.shape[1];
   const Cut cut = row_panels(tokens, width * slots);
   const std::int64_t panel = aligned_floats(cut.piece * width);
-  float* const scratches = workspace.floats(threads * panel);
+  const std::int64_t scratch = panel + gemm_scratch(cut.piece, width, slots, {nullptr, slots}, {nullptr, slots, true});
+  float* const scratches = workspace.floats(threads * scratch);
   for_each_unit(threads, a.x.shape[0] * a.x.shape[1] * cut.pieces(), [&](std::int64_t unit, int thread) {
     const std::int64_t first = unit / cut.pieces() * tokens + cut.begin(unit % cut.pieces());
     const std::int64_t rows = cut.length(unit % cut.pieces());
-    float* const d = scratches + thread * panel;
+    float* const d = scratches + thread * scratch;
     gemm(rows, width, slots, {a.dlogits.as<float>() + first * slots, slots}, {a.mu.as<float>(), slots, true},
-         Into::overwrite, d, width);
+         Into::overwrite, d, width, d + panel);
     soft_input_backward({.d = d,
                          .x = a.x.as<float>() + first * width,
                          .x_rnorm = a.x_rnorm.as<float>() + first,

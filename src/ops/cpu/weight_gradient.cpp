@@ -12,8 +12,13 @@ namespace vitrail::cpu {
 namespace {
 
 constexpr std::int64_t kMostRowsOfPiece = 512;
-constexpr std::int64_t kTileIn = 256;
-constexpr std::int64_t kTileOut = 512;
+// The most rows and columns of a tile: its sums stay in the second cache. With few tiles for many threads they are
+// smaller, which costs packing but no bits.
+constexpr std::int64_t kTileIn = 384;
+constexpr std::int64_t kTileOut = 256;
+constexpr std::int64_t kLeastTile = 64;
+constexpr std::int64_t kUnitsOfThread = 4;
+constexpr std::int64_t kStreamedBytes = 4 << 20;
 
 /// p[0] = tree over p[0], p[step], p[2 step] ... (count of them), on n elements each.
 void tree_rows(float* p, std::int64_t step, std::int64_t count, std::int64_t n) {
@@ -22,17 +27,24 @@ void tree_rows(float* p, std::int64_t step, std::int64_t count, std::int64_t n) 
   }
 }
 
+/// Where a gradient goes: dense rows of `stride` floats.
+Epilogue gradient_at(float* dw, std::int64_t stride, bool add = false) {
+  Epilogue e;
+  e.finish = add ? Finish::add : Finish::store;
+  e.y = dw;
+  e.y_stride = stride;
+  return e;
+}
+
 /// Narrow weights: too little output to cut, so the rows are cut, in fixed pieces.
-void by_rows(std::span<const WeightGradient> jobs, const WeightGradientShape& s, int threads, Workspace& workspace,
-             Gemm& gemm) {
+void by_rows(std::span<const WeightGradient> jobs, const WeightGradientShape& s, int threads, Workspace& workspace) {
   const Cut cut = pieces_of_rows(s.rows);
   const std::int64_t pieces = cut.pieces();
   const std::int64_t weights = s.in * s.out;
   const std::int64_t biases = aligned_floats(weights);  // where they stand in a partial
   const std::int64_t partial = biases + aligned_floats(s.out);
   const std::int64_t blocks = static_cast<std::int64_t>(jobs.size()) * s.experts;
-  const std::int64_t scratch =
-      gemm.scratch(whole(s.in), whole(s.out), cut, {nullptr, s.in, true}, {nullptr, s.out}, Into::overwrite);
+  const std::int64_t scratch = aligned_floats(column_product_scratch(s.way, s.in, s.out, cut.length(0)));
   float* const scratches = workspace.floats(threads * scratch + blocks * s.leaves * pieces * partial);
   float* const partials = scratches + threads * scratch;
   for_each_unit(threads, blocks * s.leaves * pieces, [&](std::int64_t unit, int thread) {
@@ -42,10 +54,9 @@ void by_rows(std::span<const WeightGradient> jobs, const WeightGradientShape& s,
     const std::int64_t rows = cut.length(unit % pieces);
     const std::int64_t first = (leaf * s.experts + block % s.experts) * s.rows + cut.begin(unit % pieces);
     float* const dw = partials + unit * partial;
-    const float* const dy = job.dy + first * s.out;
-    gemm(s.in, s.out, rows, {job.x + first * s.in, s.in, true}, {dy, s.out}, Into::overwrite, dw,
-         scratches + thread * scratch);
-    if (job.db != nullptr) column_sums(dy, s.out, rows, s.out, dw + biases);
+    multiply(ColumnProduct{s.way, s.in, s.out, rows, job.x.at(first * s.in), job.dy.at(first * s.out),
+                           gradient_at(dw, s.out), job.db != nullptr ? dw + biases : nullptr,
+                           scratches + thread * scratch});
   });
   tree_sums(2 * blocks, std::max(weights, s.out), s.leaves, pieces, threads, [&](std::int64_t i) -> PartialSum {
     const std::int64_t block = i / 2;
@@ -83,19 +94,39 @@ class LeafCounter {
 };
 
 /// Wide weights: cut in tiles, each summed over all rows of a leaf at once and over the leaves in order.
-void by_tiles(std::span<const WeightGradient> jobs, const WeightGradientShape& s, int threads, Workspace& workspace,
-              Gemm& gemm) {
-  const Cut in = cut_evenly(s.in, kTileIn);
-  const Cut out = cut_evenly(s.out, kTileOut);
+void by_tiles(std::span<const WeightGradient> jobs, const WeightGradientShape& s, int threads, Workspace& workspace) {
+  Cut in = cut_evenly(s.in, kTileIn);
+  const Cut out = cut_evenly(s.out, kTileOut, panel_columns(s.way));
+  const std::int64_t blocks = static_cast<std::int64_t>(jobs.size()) * s.experts;
+  while (threads > 1 && blocks * in.pieces() * out.pieces() < kUnitsOfThread * threads && in.piece > kLeastTile)
+    in = cut_evenly(s.in, in.piece / 2);
   const std::int64_t tiles = in.pieces() * out.pieces();
   const std::int64_t largest = aligned_floats(in.piece * out.piece);
-  const std::int64_t levels = LeafCounter::levels(s.leaves);
-  const std::int64_t copies =
-      gemm.scratch(in, out, whole(s.rows), {nullptr, s.in, true}, {nullptr, s.out}, Into::overwrite);
+  // One leaf's gradient is written where it belongs.
+  const std::int64_t levels = s.leaves > 1 ? LeafCounter::levels(s.leaves) : 0;
+  const std::int64_t copies = aligned_floats(column_product_scratch(s.way, in.piece, out.piece, s.rows));
   const std::int64_t per_thread = copies + levels * (largest + aligned_floats(out.piece));
   float* const scratch = workspace.floats(threads * per_thread);
-  const auto units = static_cast<std::int64_t>(jobs.size()) * s.experts * tiles;
-  for_each_unit(threads, units, [&](std::int64_t unit, int thread) {
+  // A gradient that no cache holds until the optimizer comes is written past them.
+  const bool stream = s.leaves == 1 && blocks * s.in * s.out * 4 > kStreamedBytes;
+  const auto product_of = [&](std::int64_t unit, std::int64_t leaf, float* dw, std::int64_t stride) {
+    const WeightGradient& job = jobs[static_cast<std::size_t>(unit / (s.experts * tiles))];
+    const std::int64_t row = unit % tiles / out.pieces();
+    const std::int64_t column = unit % out.pieces();
+    const std::int64_t first = (leaf * s.experts + unit / tiles % s.experts) * s.rows;
+    ColumnProduct p{s.way,
+                    in.length(row),
+                    out.length(column),
+                    s.rows,
+                    job.x.at(first * s.in + in.begin(row)),
+                    job.dy.at(first * s.out + out.begin(column)),
+                    gradient_at(dw, stride),
+                    nullptr,
+                    nullptr};
+    p.stream = stream;
+    return p;
+  };
+  for_each_unit(threads, blocks * tiles, [&](std::int64_t unit, int thread) {
     const WeightGradient& job = jobs[static_cast<std::size_t>(unit / (s.experts * tiles))];
     const std::int64_t expert = unit / tiles % s.experts;
     const std::int64_t row = unit % tiles / out.pieces();
@@ -103,32 +134,37 @@ void by_tiles(std::span<const WeightGradient> jobs, const WeightGradientShape& s
     const std::int64_t height = in.length(row);
     const std::int64_t width = out.length(column);
     float* const copy = scratch + thread * per_thread;
+    float* const to = job.dw + (expert * s.in + in.begin(row)) * s.out + out.begin(column);
+    float* const biases_to = row == 0 && job.db != nullptr ? job.db + expert * s.out + out.begin(column) : nullptr;
+    Ahead later;  // what this thread will probably do next
+    add_first_block(product_of(std::min(unit + threads, blocks * tiles - 1), 0, nullptr, s.out), later);
+    const auto leaf_gradient = [&](std::int64_t leaf, float* dw, std::int64_t stride, float* db) {
+      ColumnProduct p = product_of(unit, leaf, dw, stride);
+      p.sums = db;
+      p.scratch = copy;
+      p.later = leaf + 1 == s.leaves ? &later : nullptr;
+      multiply(p);
+    };
+    if (s.leaves == 1) return leaf_gradient(0, to, s.out, biases_to);
     float* const dw = copy + copies;
     float* const db = dw + levels * largest;
-    const bool bias = row == 0 && job.db != nullptr;
     LeafCounter weights(dw, height * width);
     LeafCounter biases(db, width);
     for (std::int64_t leaf = 0; leaf < s.leaves; ++leaf) {
-      const std::int64_t first = (leaf * s.experts + expert) * s.rows;
-      const float* const dy = job.dy + first * s.out + out.begin(column);
-      gemm(height, width, s.rows, {job.x + first * s.in + in.begin(row), s.in, true}, {dy, s.out}, Into::overwrite,
-           weights.next(), copy);
+      leaf_gradient(leaf, weights.next(), width, biases_to != nullptr ? biases.next() : nullptr);
       weights.add();
-      if (!bias) continue;
-      column_sums(dy, s.out, s.rows, width, biases.next());
-      biases.add();
+      if (biases_to != nullptr) biases.add();
     }
-    float* const to = job.dw + (expert * s.in + in.begin(row)) * s.out + out.begin(column);
     for (std::int64_t i = 0; i < height; ++i) std::copy_n(dw + i * width, width, to + i * s.out);
-    if (bias) std::copy_n(db, width, job.db + expert * s.out + out.begin(column));
+    if (biases_to != nullptr) std::copy_n(db, width, biases_to);
   });
 }
 
 }  // namespace
 
 void weight_gradients(std::span<const WeightGradient> jobs, const WeightGradientShape& shape, int threads,
-                      Workspace& workspace, Gemm& gemm) {
-  (shape.in * shape.out <= kSmallWeights ? by_rows : by_tiles)(jobs, shape, threads, workspace, gemm);
+                      Workspace& workspace) {
+  (shape.in * shape.out <= kSmallWeights ? by_rows : by_tiles)(jobs, shape, threads, workspace);
 }
 
 Cut pieces_of_rows(std::int64_t rows) { return cut_evenly(rows, kMostRowsOfPiece); }

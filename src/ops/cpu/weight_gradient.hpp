@@ -11,22 +11,23 @@
 namespace vitrail::cpu {
 
 struct WeightGradient {
-  const float* x;   // [leaves E rows in]
-  const float* dy;  // [leaves E rows out]
-  float* dw;        // [E in out]
-  float* db;        // [E out], or nullptr
+  Matrix x;   // [leaves E rows in], dense
+  Matrix dy;  // [leaves E rows out], dense
+  float* dw;  // [E in out]
+  float* db;  // [E out], or nullptr
 };
 struct WeightGradientShape {
+  Way way;
   std::int64_t leaves, experts, rows, in, out;
 };
 
 /// Several gradients of one shape at once, so that all threads have work.
 void weight_gradients(std::span<const WeightGradient> jobs, const WeightGradientShape& shape, int threads,
-                      Workspace& workspace, Gemm& gemm);
+                      Workspace& workspace);
 
 /// Weights of at most this many elements are summed in whole partials, one per (leaf, piece of rows); larger ones in
 /// tiles.
-inline constexpr std::int64_t kSmallWeights = 1 << 18;
+inline constexpr std::int64_t kSmallWeights = 1 << 16;
 
 /// The rows of a block in pieces, for sums over rows: one (empty) piece when there are none.
 Cut pieces_of_rows(std::int64_t rows);

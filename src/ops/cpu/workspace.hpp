@@ -2,25 +2,29 @@
 // Scratch memory of one back end: one block that grows until the back end is sealed.
 
 #include <cstdint>
+#include <memory>
 
-#include "base/unique_handle.hpp"
+#include "device/device.hpp"
 
 namespace vitrail::cpu {
 
 class Workspace {
  public:
+  Workspace() = default;
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  ~Workspace();
+
   /// `count` floats, 64-byte aligned, not initialised, valid until the next call. Error when it would have to grow
   /// after seal(), and Error (usage) when there is not enough memory.
   float* floats(std::int64_t count);
   void seal() noexcept { sealed_ = true; }
 
  private:
-  struct BlockTraits {
-    using Handle = float*;
-    static constexpr Handle null = nullptr;
-    static void close(Handle block) noexcept;
-  };
-  UniqueHandle<BlockTraits> block_;
+  void release() noexcept;
+
+  std::unique_ptr<Device> host_ = make_cpu_device();  // gives huge pages
+  void* block_ = nullptr;
   std::int64_t capacity_ = 0;
   bool sealed_ = false;
 };

@@ -1,0 +1,199 @@
+#include "ops/cpu/bf16_blocks.hpp"
+
+#include "base/error.hpp"
+
+#if defined(__x86_64__) && defined(__linux__)
+#define VITRAIL_HAS_BF16_BLOCKS 1
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#else
+#define VITRAIL_HAS_BF16_BLOCKS 0
+#endif
+
+namespace vitrail::cpu {
+
+#if VITRAIL_HAS_BF16_BLOCKS
+
+namespace {
+
+#define VITRAIL_PAIRS __attribute__((target("avx512f,avx512bf16"), always_inline)) inline
+
+/// kRows x kVectors accumulators, all in registers.
+template <int kRows, int kVectors>
+VITRAIL_PAIRS void pairs(const Bf16Block& g, std::int64_t i, std::int64_t j) {
+  const Bf16* const a = g.a + i * g.a_stride;
+  const std::uint32_t* const b = g.b + j;
+  float* const c = g.c + i * g.c_stride + j;
+  __m512 sums[kRows][kVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v)
+      sums[r][v] = g.add ? _mm512_loadu_ps(c + r * g.c_stride + v * 16) : _mm512_setzero_ps();
+  }
+  for (std::int64_t l = 0; l < g.k / 2; ++l) {
+    if (l % 16 == 0) g.ahead->fetch();
+    __m512i from_b[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) from_b[v] = _mm512_loadu_si512(b + l * g.b_stride + v * 16);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      int pair = 0;
+      __builtin_memcpy(&pair, a + r * g.a_stride + 2 * l, sizeof pair);
+      const __m512i from_a = _mm512_set1_epi32(pair);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v)
+        sums[r][v] =
+            _mm512_dpbf16_ps(sums[r][v], reinterpret_cast<__m512bh>(from_a), reinterpret_cast<__m512bh>(from_b[v]));
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(c + r * g.c_stride + v * 16, sums[r][v]);
+  }
+}
+
+template <int kVectors>
+__attribute__((target("avx512f,avx512bf16"))) void pair_rows(const Bf16Block& g, std::int64_t j) {
+  std::int64_t i = 0;
+  for (; i + 6 <= g.rows; i += 6) pairs<6, kVectors>(g, i, j);
+  for (; i + 2 <= g.rows; i += 2) pairs<2, kVectors>(g, i, j);
+  if (i < g.rows) pairs<1, kVectors>(g, i, j);
+}
+
+// Tiles 0 to 3 are the sums (two times two), 4 and 5 come from a, 6 and 7 from b.
+struct alignas(64) TileConfig {
+  std::uint8_t palette = 1;
+  std::uint8_t start_row = 0;
+  std::uint8_t reserved[14] = {};
+  std::uint16_t row_bytes[16] = {};
+  std::uint8_t rows[16] = {};
+};
+TileConfig tile_config(std::int64_t upper, std::int64_t lower) {
+  TileConfig config;
+  for (int tile = 0; tile < 8; ++tile) {
+    const bool is_lower = tile == 2 || tile == 3 || tile == 5;
+    const std::int64_t rows = tile >= 6 ? 16 : is_lower ? (lower > 0 ? lower : 1) : upper;
+    config.row_bytes[tile] = 64;
+    config.rows[tile] = static_cast<std::uint8_t>(rows);
+  }
+  return config;
+}
+
+#define VITRAIL_TILES __attribute__((target("amx-tile,amx-bf16")))
+
+/// One or two times one or two tiles of c, by the tiles' configuration.
+template <bool kLower, bool kRight>
+VITRAIL_TILES inline void tiles(const Bf16Block& g, std::int64_t i, std::int64_t j) {
+  float* const upper_c = g.c + i * g.c_stride + j;
+  float* const lower_c = upper_c + 16 * g.c_stride;
+  const std::int64_t c_bytes = g.c_stride * 4;
+  const std::int64_t a_bytes = g.a_stride * 2;
+  const std::int64_t b_bytes = g.b_stride * 4;
+  if (g.add) {
+    _tile_loadd(0, upper_c, c_bytes);
+    if constexpr (kRight) _tile_loadd(1, upper_c + 16, c_bytes);
+    if constexpr (kLower) _tile_loadd(2, lower_c, c_bytes);
+    if constexpr (kLower && kRight) _tile_loadd(3, lower_c + 16, c_bytes);
+  } else {
+    _tile_zero(0);
+    if constexpr (kRight) _tile_zero(1);
+    if constexpr (kLower) _tile_zero(2);
+    if constexpr (kLower && kRight) _tile_zero(3);
+  }
+  const Bf16* const upper_a = g.a + i * g.a_stride;
+  const Bf16* const lower_a = upper_a + 16 * g.a_stride;
+  for (std::int64_t l = 0; l < g.k; l += 32) {
+    g.ahead->fetch();
+    const std::uint32_t* const b = g.b + l / 2 * g.b_stride + j;
+    _tile_loadd(4, upper_a + l, a_bytes);
+    _tile_loadd(6, b, b_bytes);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (kRight) {
+      _tile_loadd(7, b + 16, b_bytes);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    if constexpr (kLower) {
+      _tile_loadd(5, lower_a + l, a_bytes);
+      _tile_dpbf16ps(2, 5, 6);
+      if constexpr (kRight) _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, upper_c, c_bytes);
+  if constexpr (kRight) _tile_stored(1, upper_c + 16, c_bytes);
+  if constexpr (kLower) _tile_stored(2, lower_c, c_bytes);
+  if constexpr (kLower && kRight) _tile_stored(3, lower_c + 16, c_bytes);
+}
+
+template <bool kLower>
+VITRAIL_TILES void tile_columns(const Bf16Block& g, std::int64_t i) {
+  std::int64_t j = 0;
+  for (; j + 32 <= g.columns; j += 32) tiles<kLower, true>(g, i, j);
+  if (j < g.columns) tiles<kLower, false>(g, i, j);
+}
+
+bool ask_for_tiles() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+  constexpr unsigned kBf16AndTiles = (1U << 22) | (1U << 24);
+  if ((d & kBf16AndTiles) != kBf16AndTiles) return false;
+  // Linux gives the tiles' registers to those who ask.
+  constexpr long kRequest = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+}
+
+}  // namespace
+
+void multiply_pairs(const Bf16Block& g) {
+  std::int64_t j = 0;
+  for (; j + 64 <= g.columns; j += 64) pair_rows<4>(g, j);
+  switch ((g.columns - j) / 16) {
+    case 3:
+      return pair_rows<3>(g, j);
+    case 2:
+      return pair_rows<2>(g, j);
+    case 1:
+      return pair_rows<1>(g, j);
+    default:
+      return;
+  }
+}
+
+VITRAIL_TILES void multiply_tiles(const Bf16Block& g) {
+  std::int64_t i = 0;
+  if (g.rows >= 32) {
+    const TileConfig whole = tile_config(16, 16);
+    _tile_loadconfig(&whole);
+    for (; i + 32 <= g.rows; i += 32) tile_columns<true>(g, i);
+  }
+  if (i < g.rows) {
+    const std::int64_t rest = g.rows - i;
+    const TileConfig part = tile_config(rest < 16 ? rest : 16, rest - 16);
+    _tile_loadconfig(&part);
+    (rest > 16 ? tile_columns<true> : tile_columns<false>)(g, i);
+  }
+  _tile_release();
+}
+
+bool has_bf16_tiles() {
+  static const bool has = ask_for_tiles();
+  return has;
+}
+
+#else
+
+namespace {
+[[noreturn]] void refuse() {
+  fail(ExitCode::other, {"a product by instructions of another kind of processor", "nobody may have asked for it", ""});
+}
+}  // namespace
+void multiply_pairs(const Bf16Block&) { refuse(); }
+void multiply_tiles(const Bf16Block&) { refuse(); }
+bool has_bf16_tiles() { return false; }
+
+#endif
+
+}  // namespace vitrail::cpu

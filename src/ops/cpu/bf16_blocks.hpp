@@ -1,0 +1,74 @@
+#pragma once
+// A block of a product of bf16 by instructions for it: AVX512_BF16 (pairs) and AMX (tiles). Both take a with its rows'
+// elements one after the other, and b as pairs of two rows: 32 bits hold b[2l][j] and, above it, b[2l+1][j].
+
+#include <cstdint>
+
+#include "base/bf16.hpp"
+
+namespace vitrail::cpu {
+
+/// Memory that will be needed soon, as a few runs of rows: fetched a piece at a time under the work on a block, because
+/// the rows lie too far apart for the hardware to see them coming.
+class Ahead {
+ public:
+  /// `after`: what is fetched when this is done.
+  explicit Ahead(Ahead* after = nullptr) : after_(after) {}
+  /// `bytes` of each of `count` rows, `stride` bytes apart.
+  void add(const void* first, std::int64_t stride, std::int64_t bytes, std::int64_t count) {
+    if (first == nullptr || count <= 0 || bytes <= 0 || end_ == kMost) return;
+    runs_[end_++] = {static_cast<const char*>(first), stride, bytes, count};
+  }
+  __attribute__((always_inline)) void fetch() {
+    if (now_ == end_) {
+      if (after_ != nullptr && after_->now_ != after_->end_) after_->fetch_piece();
+      return;
+    }
+    fetch_piece();
+  }
+
+ private:
+  struct Run {
+    const char* row;
+    std::int64_t stride, bytes, rows;
+  };
+  static constexpr int kMost = 6;
+  static constexpr std::int64_t kPiece = 512;  // the first cache can wait for some sixteen lines at a time
+
+  __attribute__((always_inline)) void fetch_piece() {
+    Run& run = runs_[now_];
+    const std::int64_t end = place_ + kPiece < run.bytes ? place_ + kPiece : run.bytes;
+    for (; place_ < end; place_ += 64) __builtin_prefetch(run.row + place_, 0, 2);
+    if (place_ < run.bytes) return;
+    place_ = 0;
+    run.row += run.stride;
+    if (--run.rows == 0) ++now_;
+  }
+
+  Run runs_[kMost];
+  Ahead* after_;
+  std::int64_t place_ = 0;  // in the row
+  int now_ = 0;
+  int end_ = 0;
+};
+
+struct Bf16Block {
+  std::int64_t rows;
+  std::int64_t columns;  // a multiple of 16, at most 64
+  std::int64_t k;        // even; for tiles a multiple of 32
+  const Bf16* a;
+  std::int64_t a_stride;   // elements
+  const std::uint32_t* b;  // [k/2 b_stride]
+  std::int64_t b_stride;
+  float* c;  // [rows c_stride], 64-byte aligned rows
+  std::int64_t c_stride;
+  bool add;  // c += a b, else c = a b
+  Ahead* ahead;
+};
+void multiply_pairs(const Bf16Block& block);
+void multiply_tiles(const Bf16Block& block);
+
+/// Whether this machine has AMX for bf16 and the kernel lets this process use it; asks it, once.
+bool has_bf16_tiles();
+
+}  // namespace vitrail::cpu

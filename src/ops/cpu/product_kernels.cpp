@@ -1,0 +1,598 @@
+#include "ops/cpu/product_kernels.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include "base/error.hpp"
+#include "ops/cpu/bf16_blocks.hpp"
+#include "ops/cpu/workspace.hpp"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/cpu/product_kernels.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "ops/cpu/transpose-inl.hpp"
+#include "ops/cpu/vector_math-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace vitrail::cpu::HWY_NAMESPACE {
+namespace {
+
+// Registers hold 6 x kPanelVectors sums, one row of the panel and one element of a. AVX2 has 16 of them, the others 32.
+constexpr int kTileRows = 6;
+constexpr int kPanelVectors = HWY_ARCH_X86 && kMostLanes < 16 ? 2 : 4;
+
+// Lengths of a block of k. f32: the block of a panel stays in the first cache; bf16: in the second, for there the sums
+// that are read and written once a block count more.
+constexpr std::int64_t kBlockOfFloats = 128;
+constexpr std::int64_t kBlockOfBf16 = 512;
+constexpr std::int64_t kBf16Columns = 64;
+constexpr std::int64_t kBf16Terms = 32;  // k is padded to a multiple of it, that of a tile
+
+constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+
+bool is_bf16(Way way) { return way == Way::bf16_pairs || way == Way::bf16_tiles; }
+
+std::int64_t PanelColumns(Way way) { return is_bf16(way) ? kBf16Columns : kPanelVectors * lanes(); }
+std::int64_t PanelBytes(Way way, std::int64_t k) {
+  return is_bf16(way) ? round_up(k, kBf16Terms) * kBf16Columns * 2 : k * PanelColumns(way) * 4;
+}
+/// Columns of a panel that are computed.
+std::int64_t width_of(Way way, std::int64_t columns) { return round_up(columns, is_bf16(way) ? 16 : lanes()); }
+
+/// Calls body with the operand's elements, float or Bf16.
+template <class Body>
+void typed(const Matrix& matrix, const Body& body) {
+  if (matrix.dtype == Dtype::bf16) {
+    body(static_cast<const Bf16*>(matrix.data));
+  } else {
+    body(static_cast<const float*>(matrix.data));
+  }
+}
+
+// --- packing ---------------------------------------------------------------------------------------------------------
+
+Vector rounded_if(bool round, Vector x) { return round ? rounded(x) : x; }
+
+/// Two rows of bf16 as pairs: 32 bits hold an element of `even` and, above it, one of `odd`.
+using Pairs = hn::Vec<hn::RebindToUnsigned<Floats>>;
+HWY_INLINE Pairs upper_halves(Vector x) { return rounded_bits(x); }  // what is bf16 already stays what it is
+template <class T>
+HWY_INLINE Pairs pairs_of(const T* even, const T* odd, std::int64_t count) {
+  const hn::RebindToUnsigned<Floats> d;
+  const Pairs low = hn::ShiftRight<16>(upper_halves(load(even, count)));
+  return odd != nullptr ? hn::Or(low, upper_halves(load(odd, count))) : hn::And(low, hn::Set(d, 0xFFFF));
+}
+HWY_INLINE void store_pairs(Pairs pairs, std::uint32_t* to) { hn::StoreU(pairs, hn::RebindToUnsigned<Floats>(), to); }
+
+/// to [n_padded / 2] = pairs of the n elements of `from`, zeros after them.
+template <class T>
+void pair_up(const T* from, std::int64_t n, std::uint32_t* to, std::int64_t n_padded) {
+  auto* const halves = reinterpret_cast<Bf16*>(to);
+  for_vectors(n, [&](std::int64_t i, std::int64_t count) { store(load(from + i, count), halves + i, count); });
+  std::fill(halves + n, halves + n_padded, Bf16{0});
+}
+
+constexpr std::int64_t kRowsAhead = 8;
+template <class T>
+HWY_INLINE void fetch(const T* row, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; i += 64 / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(row + i);
+}
+
+/// Panels of k rows of b, one after the other. What is read lies in rows, so all panels are written at once.
+template <class T>
+void pack_floats(Way way, const T* b, std::int64_t stride, bool transposed, std::int64_t k, std::int64_t columns,
+                 float* to) {
+  const bool round = way == Way::f32_of_rounded;
+  const std::int64_t width = PanelColumns(way);
+  if (!transposed) {
+    for (std::int64_t l = 0; l < k; ++l) {
+      const T* const row = b + l * stride;
+      if (l + kRowsAhead < k) fetch(row + kRowsAhead * stride, columns);
+      for (std::int64_t j = 0; j < columns; j += width) {
+        float* const y = to + j * k + l * width;
+        for_vectors(std::min(width, columns - j), [&](std::int64_t i, std::int64_t count) {
+          store(rounded_if(round, load(row + j + i, count)), y + i);
+        });
+      }
+    }
+    return;
+  }
+  for (std::int64_t j = 0; j < columns; j += width) {
+    const std::int64_t here = std::min(width, columns - j);
+    float* const panel = to + j * k;
+    transpose(b + j * stride, stride, here, k, panel, width, width_of(way, here));
+    for (std::int64_t i = 0; round && i < k * width; i += lanes()) store(rounded(load(panel + i)), panel + i);
+  }
+}
+template <class T>
+void pack_pairs(const T* b, std::int64_t stride, bool transposed, std::int64_t k, std::int64_t columns,
+                std::uint32_t* to) {
+  const std::int64_t padded = round_up(k, kBf16Terms);
+  if (!transposed) {
+    for (std::int64_t l = 0; l < padded; l += 2) {
+      const T* const even = b + l * stride;
+      for (std::int64_t r = kRowsAhead; r < kRowsAhead + 2 && l + r < k; ++r) fetch(even + r * stride, columns);
+      for (std::int64_t j = 0; j < columns; j += kBf16Columns) {
+        std::uint32_t* const row = to + j / 2 * padded + l / 2 * kBf16Columns;
+        if (l >= k) {
+          std::fill_n(row, kBf16Columns, 0U);
+          continue;
+        }
+        for_vectors(std::min(kBf16Columns, columns - j), [&](std::int64_t i, std::int64_t count) {
+          store_pairs(pairs_of(even + j + i, l + 1 < k ? even + stride + j + i : nullptr, count), row + i);
+        });
+      }
+    }
+    return;
+  }
+  // Sixteen columns and 32 rows at a time: pairs lie in the rows of what is stored, so they are made there.
+  HWY_ALIGN std::uint32_t block[16 * 16];
+  for (std::int64_t j = 0; j < columns; j += 16) {
+    const std::int64_t here = std::min<std::int64_t>(16, columns - j);
+    std::uint32_t* const panel = to + j / kBf16Columns * kBf16Columns / 2 * padded + j % kBf16Columns;
+    if (here < 16) std::fill_n(block, 16 * 16, 0U);
+    for (std::int64_t l = 0; l < padded; l += 32) {
+      const std::int64_t terms = std::min<std::int64_t>(32, k - l);
+      for (std::int64_t i = 0; i < here; ++i) {
+        const T* const row = b + (j + i) * stride + l;
+        if (l + 64 < k) fetch(row + 64, 32);
+        pair_up(row, terms, block + 16 * i, 32);
+      }
+      transpose(reinterpret_cast<const float*>(block), 16, 16, 16,
+                reinterpret_cast<float*>(panel + l / 2 * kBf16Columns), kBf16Columns, 16);
+    }
+  }
+}
+
+void PackPanels(Way way, std::int64_t k, const Matrix& b, std::int64_t first, std::int64_t columns, void* to) {
+  const Matrix from = b.at(b.transposed ? first * b.stride : first);
+  typed(from, [&](const auto* data) {
+    if (is_bf16(way)) {
+      pack_pairs(data, b.stride, b.transposed, k, columns, static_cast<std::uint32_t*>(to));
+    } else {
+      pack_floats(way, data, b.stride, b.transposed, k, columns, static_cast<float*>(to));
+    }
+  });
+}
+
+// --- f32 blocks
+// --------------------------------------------------------------------------------------------------------
+
+constexpr std::int64_t kTermsOfFetch = 32;  // terms of a tile's sums under which a row is fetched
+
+/// As Bf16Block, in f32. a(i, l) = a[i * a_stride + l], or a[l * a_stride + i] if it lies by columns.
+struct FloatBlock {
+  std::int64_t rows;
+  std::int64_t k;
+  const float* a;
+  std::int64_t a_stride;
+  const float* b;
+  std::int64_t b_stride;
+  float* c;
+  std::int64_t c_stride;
+  bool add;
+};
+
+template <int kRows, int kVectors, bool kByColumns>
+HWY_INLINE void tile(const FloatBlock& g, std::int64_t i, Ahead& ahead) {
+  const std::int64_t step = lanes();
+  const float* HWY_RESTRICT a = g.a + (kByColumns ? i : i * g.a_stride);
+  const float* HWY_RESTRICT b = g.b;
+  float* HWY_RESTRICT c = g.c + i * g.c_stride;
+  Vector sums[kRows][kVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = g.add ? load(c + r * g.c_stride + v * step) : zero();
+  }
+  for (std::int64_t begin = 0; begin < g.k; begin += kTermsOfFetch) {
+    ahead.fetch();
+    const std::int64_t end = std::min(g.k, begin + kTermsOfFetch);
+    for (std::int64_t l = begin; l < end; ++l) {
+      Vector from_b[kVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) from_b[v] = load(b + l * g.b_stride + v * step);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const Vector from_a = set(kByColumns ? a[l * g.a_stride + r] : a[r * g.a_stride + l]);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::MulAdd(from_a, from_b[v], sums[r][v]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) store(sums[r][v], c + r * g.c_stride + v * step);
+  }
+}
+template <int kVectors, bool kByColumns>
+void tiles_of_rows(const FloatBlock& g, Ahead& ahead) {
+  std::int64_t i = 0;
+  for (; i + kTileRows <= g.rows; i += kTileRows) tile<kTileRows, kVectors, kByColumns>(g, i, ahead);
+  for (; i + 2 <= g.rows; i += 2) tile<2, kVectors, kByColumns>(g, i, ahead);
+  if (i < g.rows) tile<1, kVectors, kByColumns>(g, i, ahead);
+}
+template <bool kByColumns>
+void multiply_floats(const FloatBlock& g, std::int64_t width, Ahead& ahead) {
+  const std::int64_t vectors = width / lanes();
+  if constexpr (kPanelVectors == 4) {
+    if (vectors == 4) return tiles_of_rows<4, kByColumns>(g, ahead);
+    if (vectors == 3) return tiles_of_rows<3, kByColumns>(g, ahead);
+  }
+  (vectors == 2 ? tiles_of_rows<2, kByColumns> : tiles_of_rows<1, kByColumns>)(g, ahead);
+}
+
+// --- c = a b
+// -----------------------------------------------------------------------------------------------------------
+
+std::int64_t copy_stride(std::int64_t n) { return n + 32; }  // seldom a multiple of 4096 bytes
+
+template <class From, class To>
+void copy_rows(bool round, const From* from, std::int64_t stride, std::int64_t rows, std::int64_t n, To* to,
+               std::int64_t to_stride, std::int64_t padded) {
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const From* const x = from + row * stride;
+    To* const y = to + row * to_stride;
+    for_vectors(
+        n, [&](std::int64_t i, std::int64_t count) { store(rounded_if(round, load(x + i, count)), y + i, count); });
+    std::fill(y + n, y + padded, To{});
+  }
+}
+/// The rows of a as the way takes them: where they are, or a copy.
+Matrix rows_of(Way way, const Matrix& a, std::int64_t rows, std::int64_t k, float* copy) {
+  const bool bf16 = is_bf16(way);
+  const std::int64_t padded = bf16 ? round_up(k, kBf16Terms) : k;
+  const Dtype wanted = bf16 ? Dtype::bf16 : Dtype::f32;
+  // Rows that lie a multiple of 4096 bytes apart fight for the same few lines of the first cache.
+  const bool fight = a.stride * size_of(wanted) % 4096 == 0 && rows > 2;
+  if (a.dtype == wanted && padded == k && way != Way::f32_of_rounded && !fight) return a;
+  const std::int64_t stride = copy_stride(padded);
+  typed(a, [&](const auto* data) {
+    if (bf16) {
+      copy_rows(false, data, a.stride, rows, k, reinterpret_cast<Bf16*>(copy), stride, padded);
+    } else {
+      copy_rows(way == Way::f32_of_rounded, data, a.stride, rows, k, copy, stride, padded);
+    }
+  });
+  return {copy, wanted, stride};
+}
+
+/// Writes rows x n sums; `row` and `column` are the first one's.
+template <class T>
+void finish(const Epilogue& e, const float* sums, std::int64_t sums_stride, std::int64_t rows, std::int64_t column,
+            std::int64_t n) {
+  const auto at = [&](const float* base, std::int64_t row) {
+    return base != nullptr ? base + row * e.stride + column : nullptr;
+  };
+  const float* const bias = e.bias != nullptr ? e.bias + column : nullptr;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const float* const s = sums + row * sums_stride;
+    const float* const residual = at(e.residual, row);
+    const float* const mask = at(e.mask, row);
+    T* const u = static_cast<T*>(e.u) + row * e.stride + column;
+    T* const h = static_cast<T*>(e.h) + row * e.h_stride + column;
+    T* const y = static_cast<T*>(e.y) + row * e.y_stride + column;
+    switch (e.finish) {
+      case Finish::store:
+        for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+          Vector x = load(s + i);
+          if (bias != nullptr) x = hn::Add(x, load(bias + i, count));
+          if (residual != nullptr) x = hn::Add(x, load(residual + i, count));
+          store(x, y + i, count);
+        });
+        break;
+      case Finish::add:
+        for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+          store(hn::Add(load(s + i), load(y + i, count)), y + i, count);
+        });
+        break;
+      case Finish::gelu:
+        for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+          const Vector x = hn::Add(load(s + i), load(bias + i, count));
+          store(x, u + i, count);
+          Vector value = gelu(x);
+          if (mask != nullptr) value = hn::Mul(value, load(mask + i, count));
+          store(value, y + i, count);
+        });
+        break;
+      case Finish::gelu_backward:
+        for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+          Gelu g = gelu_and_slope(load(u + i, count));
+          if (mask != nullptr) {
+            const Vector factor = load(mask + i, count);
+            g = {hn::Mul(g.value, factor), hn::Mul(g.slope, factor)};
+          }
+          store(g.value, h + i, count);
+          store(hn::Mul(load(s + i), g.slope), y + i, count);
+        });
+        break;
+    }
+  }
+}
+
+/// What finish will read and write.
+void add_memory_of_finish(const Epilogue& e, std::int64_t rows, std::int64_t column, std::int64_t n, Ahead& ahead) {
+  const std::int64_t bytes = size_of(e.dtype);
+  const auto add = [&](const void* base, std::int64_t stride, std::int64_t element) {
+    if (base != nullptr)
+      ahead.add(static_cast<const char*>(base) + column * element, stride * element, n * element, rows);
+  };
+  add(e.u, e.stride, bytes);
+  add(e.y, e.y_stride, bytes);
+  add(e.h, e.h_stride, bytes);
+  add(e.residual, e.stride, 4);
+}
+
+std::int64_t MostTerms(Way way) { return is_bf16(way) ? 2 * kBlockOfBf16 : 4 * kBlockOfFloats; }
+std::int64_t MostRows(Way way, std::int64_t k) {
+  // Some 600 KiB of a, in whole tiles of every way.
+  const std::int64_t row_bytes = std::clamp<std::int64_t>(k, 1, MostTerms(way)) * (is_bf16(way) ? 2 : 4);
+  return std::clamp<std::int64_t>((std::int64_t{600} << 10) / row_bytes / 96, 1, 3) * 96;
+}
+std::int64_t PanelSums(Way way, std::int64_t rows, std::int64_t columns) {
+  const std::int64_t panel = PanelColumns(way);
+  return (columns + panel - 1) / panel * aligned_floats(rows * panel);
+}
+std::int64_t PanelScratch(Way way, std::int64_t rows, std::int64_t k) {
+  return aligned_floats(rows * (is_bf16(way) ? copy_stride(round_up(k, kBf16Terms)) / 2 : copy_stride(k)));
+}
+
+/// A block of rows and one of k, on one panel.
+struct PanelBlock {
+  Matrix a;
+  const char* b;
+  std::int64_t terms;
+  std::int64_t rows;
+  std::int64_t width;
+  float* sums;
+  bool add;
+};
+void multiply_block(Way way, const PanelBlock& p, Ahead& ahead) {
+  const std::int64_t panel = PanelColumns(way);
+  if (is_bf16(way)) {
+    const Bf16Block g{p.rows,     p.width,
+                      p.terms,    static_cast<const Bf16*>(p.a.data),
+                      p.a.stride, reinterpret_cast<const std::uint32_t*>(p.b),
+                      panel,      p.sums,
+                      panel,      p.add,
+                      &ahead};
+    return (way == Way::bf16_tiles ? multiply_tiles : multiply_pairs)(g);
+  }
+  multiply_floats<false>({p.rows, p.terms, static_cast<const float*>(p.a.data), p.a.stride,
+                          reinterpret_cast<const float*>(p.b), panel, p.sums, panel, p.add},
+                         p.width, ahead);
+}
+
+void MultiplyPanels(const PanelProduct& p) {
+  const std::int64_t panel = PanelColumns(p.way);
+  const Matrix rows = rows_of(p.way, p.a, p.rows, p.k, p.scratch);
+  const bool bf16 = is_bf16(p.way);
+  const std::int64_t k = bf16 ? round_up(p.k, kBf16Terms) : p.k;
+  const std::int64_t block = bf16 ? kBlockOfBf16 : kBlockOfFloats;
+  const char* packed = static_cast<const char*>(p.panels);
+  float* sums = p.sums;
+  for (std::int64_t j = 0; j < p.columns; j += panel) {
+    const std::int64_t columns = std::min(panel, p.columns - j);
+    const std::int64_t width = width_of(p.way, columns);
+    Ahead ahead(p.later);
+    if (p.last) add_memory_of_finish(p.epilogue, p.rows, p.first_column + j, columns, ahead);
+    for (std::int64_t l = 0; l == 0 || l < k; l += block) {
+      multiply_block(p.way,
+                     {rows.at(l), packed + l * panel * (bf16 ? 2 : 4), std::min(block, k - l), p.rows, width, sums,
+                      !p.first || l > 0},
+                     ahead);
+    }
+    if (p.last) {
+      (p.epilogue.dtype == Dtype::bf16 ? finish<Bf16> : finish<float>)(p.epilogue, sums, panel, p.rows,
+                                                                       p.first_column + j, columns);
+    }
+    packed += PanelBytes(p.way, p.k);
+    sums += aligned_floats(p.rows * panel);
+  }
+}
+
+// --- c = x^T dy
+// --------------------------------------------------------------------------------------------------------
+
+/// to [m stride] = the transpose of the k rows of x as pairs.
+template <class T>
+void pair_columns(const T* x, std::int64_t x_stride, std::int64_t k, std::int64_t m, std::uint32_t* to,
+                  std::int64_t stride) {
+  HWY_ALIGN std::uint32_t block[16 * 16];
+  const std::int64_t step = lanes();
+  for (std::int64_t l = 0; l < k; l += 32) {
+    const std::int64_t rows = std::min<std::int64_t>(32, k - l);
+    if (rows < 32) std::fill_n(block, 16 * 16, 0U);
+    for (std::int64_t i = 0; i < m; i += 16) {
+      const std::int64_t columns = std::min<std::int64_t>(16, m - i);
+      for (std::int64_t r = 0; r < rows; r += 2) {
+        const T* const even = x + (l + r) * x_stride + i;
+        const T* const odd = r + 1 < rows ? even + x_stride : nullptr;
+        for (std::int64_t c = 0; c < columns; c += step) {
+          store_pairs(pairs_of(even + c, odd != nullptr ? odd + c : nullptr, std::min(step, columns - c)),
+                      block + 8 * r + c);
+        }
+      }
+      transpose(reinterpret_cast<const float*>(block), 16, 16, columns,
+                reinterpret_cast<float*>(to + i * stride + l / 2), stride, 16);
+    }
+  }
+}
+
+/// sums = or += the rows of x, one after the other: in whatever blocks they come.
+template <class T>
+void sum_columns_of(const T* x, std::int64_t stride, std::int64_t rows, std::int64_t columns, float* sums, bool add) {
+  for_vectors(columns, [&](std::int64_t j, std::int64_t count) {
+    Vector total = add ? load(sums + j, count) : zero();
+    for (std::int64_t row = 0; row < rows; ++row) total = hn::Add(total, load(x + row * stride + j, count));
+    store(total, sums + j, count);
+  });
+}
+
+/// Writes f32 past the caches, where whole vectors lie as that wants; else nothing, and returns false.
+bool stream_rows(const Epilogue& y, const float* sums, std::int64_t sums_stride, std::int64_t rows, std::int64_t column,
+                 std::int64_t n) {
+  float* const to = static_cast<float*>(y.y) + column;
+  const std::int64_t bytes = 4 * lanes();
+  const bool fits = y.finish == Finish::store && y.dtype == Dtype::f32 && n % lanes() == 0 &&
+                    y.y_stride * 4 % bytes == 0 &&
+                    reinterpret_cast<std::uintptr_t>(to) % static_cast<std::uintptr_t>(bytes) == 0;
+  for (std::int64_t row = 0; fits && row < rows; ++row) {
+    for (std::int64_t i = 0; i < n; i += lanes())
+      hn::Stream(load(sums + row * sums_stride + i), Floats(), to + row * y.y_stride + i);
+  }
+  return fits;
+}
+
+/// Where the scratch of a ColumnProduct is divided.
+struct ColumnScratch {
+  ColumnScratch(Way way, std::int64_t m, std::int64_t n, std::int64_t k)
+      : panel(PanelColumns(way)),
+        terms(is_bf16(way) ? round_up(std::min(k, kBlockOfBf16), kBf16Terms) : std::min(k, kBlockOfFloats)),
+        a_stride(is_bf16(way) ? terms / 2 + 16 : round_up(m, 16) + 16),
+        block_of_a((n + panel - 1) / panel * aligned_floats(m * panel)),
+        block_of_b(block_of_a + aligned_floats((is_bf16(way) ? m : terms) * a_stride)),
+        end(block_of_b + (n + panel - 1) / panel * aligned_floats(PanelBytes(way, terms) / 4)) {}
+  std::int64_t panel, terms, a_stride;
+  std::int64_t block_of_a, block_of_b, end;
+};
+std::int64_t ColumnProductScratch(Way way, std::int64_t m, std::int64_t n, std::int64_t k) {
+  return ColumnScratch(way, m, n, k).end;
+}
+
+/// What the block of k at `l` packs.
+void add_memory_of_block(const ColumnProduct& p, std::int64_t l, Ahead& ahead) {
+  const std::int64_t rows = std::min(is_bf16(p.way) ? kBlockOfBf16 : kBlockOfFloats, p.k - l);
+  const auto add = [&](const Matrix& m, std::int64_t columns) {
+    const std::int64_t bytes = size_of(m.dtype);
+    ahead.add(m.at(l * m.stride).data, m.stride * bytes, columns * bytes, rows);
+  };
+  if (rows <= 0) return;
+  add(p.dy, p.n);
+  add(p.x, p.m);
+}
+void AddFirstBlock(const ColumnProduct& p, Ahead& ahead) { add_memory_of_block(p, 0, ahead); }
+
+void MultiplyColumns(const ColumnProduct& p) {
+  const ColumnScratch at(p.way, p.m, p.n, p.k);
+  const bool bf16 = is_bf16(p.way);
+  const std::int64_t block = bf16 ? kBlockOfBf16 : kBlockOfFloats;
+  const std::int64_t sums_of_panel = aligned_floats(p.m * at.panel);
+  const bool add = p.y.finish == Finish::add;
+  float* const a = p.scratch + at.block_of_a;
+  float* const b = p.scratch + at.block_of_b;
+  for (std::int64_t l = 0; l == 0 || l < p.k; l += block) {
+    const std::int64_t terms = std::min(block, p.k - l);
+    typed(p.x.at(l * p.x.stride), [&](const auto* x) {
+      if (bf16) {
+        pair_columns(x, p.x.stride, terms, p.m, reinterpret_cast<std::uint32_t*>(a), at.a_stride);
+      } else {
+        copy_rows(p.way == Way::f32_of_rounded, x, p.x.stride, terms, p.m, a, at.a_stride, p.m);
+      }
+    });
+    const Matrix dy = p.dy.at(l * p.dy.stride);
+    PackPanels(p.way, terms, dy, 0, p.n, b);
+    if (p.sums != nullptr) {
+      typed(dy, [&](const auto* data) { sum_columns_of(data, dy.stride, terms, p.n, p.sums, add || l > 0); });
+    }
+    Ahead ahead(p.later);
+    add_memory_of_block(p, l + terms, ahead);
+    if (l + block >= p.k && !p.stream) add_memory_of_finish(p.y, p.m, 0, p.n, ahead);
+    for (std::int64_t j = 0; j < p.n; j += at.panel) {
+      const std::int64_t width = width_of(p.way, std::min(at.panel, p.n - j));
+      float* const sums = p.scratch + j / at.panel * sums_of_panel;
+      const char* const panel = reinterpret_cast<const char*>(b) + j / at.panel * PanelBytes(p.way, terms);
+      if (bf16) {
+        const Bf16Block g{p.m,
+                          width,
+                          round_up(terms, kBf16Terms),
+                          reinterpret_cast<const Bf16*>(a),
+                          2 * at.a_stride,
+                          reinterpret_cast<const std::uint32_t*>(panel),
+                          at.panel,
+                          sums,
+                          at.panel,
+                          l > 0,
+                          &ahead};
+        (p.way == Way::bf16_tiles ? multiply_tiles : multiply_pairs)(g);
+      } else {
+        multiply_floats<true>(
+            {p.m, terms, a, at.a_stride, reinterpret_cast<const float*>(panel), at.panel, sums, at.panel, l > 0}, width,
+            ahead);
+      }
+    }
+  }
+  for (std::int64_t j = 0; j < p.n; j += at.panel) {
+    const std::int64_t columns = std::min(at.panel, p.n - j);
+    const float* const sums = p.scratch + j / at.panel * sums_of_panel;
+    if (p.stream && stream_rows(p.y, sums, at.panel, p.m, j, columns)) continue;
+    (p.y.dtype == Dtype::bf16 ? finish<Bf16> : finish<float>)(p.y, sums, at.panel, p.m, j, columns);
+  }
+}
+
+}  // namespace
+}  // namespace vitrail::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace vitrail::cpu {
+
+HWY_EXPORT(PanelColumns);
+HWY_EXPORT(PanelBytes);
+HWY_EXPORT(PackPanels);
+HWY_EXPORT(MostRows);
+HWY_EXPORT(MostTerms);
+HWY_EXPORT(PanelSums);
+HWY_EXPORT(PanelScratch);
+HWY_EXPORT(MultiplyPanels);
+HWY_EXPORT(ColumnProductScratch);
+HWY_EXPORT(MultiplyColumns);
+HWY_EXPORT(AddFirstBlock);
+
+Epilogue Epilogue::at(std::int64_t row) const {
+  const std::int64_t bytes = size_of(dtype);
+  const auto floats = [&](const float* x) { return x != nullptr ? x + row * stride : nullptr; };
+  const auto stored = [&](void* x, std::int64_t x_stride) -> void* {
+    return x != nullptr ? static_cast<char*>(x) + row * x_stride * bytes : nullptr;
+  };
+  Epilogue there = *this;
+  there.residual = floats(residual);
+  there.mask = floats(mask);
+  there.u = stored(u, stride);
+  there.h = stored(h, h_stride);
+  there.y = stored(y, y_stride);
+  return there;
+}
+
+std::int64_t packed_floats(Way way, std::int64_t n, std::int64_t k) {
+  const std::int64_t panel = panel_columns(way);
+  return aligned_floats((n + panel - 1) / panel * panel_bytes(way, k) / 4);
+}
+
+std::int64_t panel_columns(Way way) { return HWY_DYNAMIC_DISPATCH(PanelColumns)(way); }
+std::int64_t panel_bytes(Way way, std::int64_t k) { return HWY_DYNAMIC_DISPATCH(PanelBytes)(way, k); }
+void pack_panels(Way way, std::int64_t k, const Matrix& b, std::int64_t first, std::int64_t columns, void* to) {
+  HWY_DYNAMIC_DISPATCH(PackPanels)(way, k, b, first, columns, to);
+}
+std::int64_t most_rows(Way way, std::int64_t k) { return HWY_DYNAMIC_DISPATCH(MostRows)(way, k); }
+std::int64_t most_terms(Way way) { return HWY_DYNAMIC_DISPATCH(MostTerms)(way); }
+std::int64_t panel_sums(Way way, std::int64_t rows, std::int64_t columns) {
+  return HWY_DYNAMIC_DISPATCH(PanelSums)(way, rows, columns);
+}
+std::int64_t panel_scratch(Way way, std::int64_t rows, std::int64_t k) {
+  return HWY_DYNAMIC_DISPATCH(PanelScratch)(way, rows, k);
+}
+void multiply(const PanelProduct& product) { HWY_DYNAMIC_DISPATCH(MultiplyPanels)(product); }
+std::int64_t column_product_scratch(Way way, std::int64_t m, std::int64_t n, std::int64_t k) {
+  return HWY_DYNAMIC_DISPATCH(ColumnProductScratch)(way, m, n, k);
+}
+void add_first_block(const ColumnProduct& product, Ahead& ahead) {
+  HWY_DYNAMIC_DISPATCH(AddFirstBlock)(product, ahead);
+}
+void multiply(const ColumnProduct& product) { HWY_DYNAMIC_DISPATCH(MultiplyColumns)(product); }
+
+}  // namespace vitrail::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,119 @@
+#pragma once
+// Matrix products on one thread, with packed operands. What a unit of work does; how a product is cut into units stands
+// in products.hpp. The order of every sum depends on k alone: it is cut in blocks of a fixed length, each block is
+// summed by fused multiply-adds in its order, on top of the blocks before. So no bit depends on how rows and columns
+// are cut.
+
+#include <cstdint>
+
+#include "device/tensor.hpp"
+#include "ops/cpu/bf16_blocks.hpp"
+
+namespace vitrail::cpu {
+
+/// How the inputs of a product are multiplied. Sums are f32 always.
+enum class Way : std::uint8_t {
+  f32,
+  f32_of_rounded,  ///< the inputs are rounded to bf16 and multiplied in f32: for machines that do not multiply bf16
+  bf16_pairs,      ///< by the instructions of AVX512_BF16
+  bf16_tiles,      ///< by those of AMX
+};
+
+/// A row-major matrix operand, f32 or bf16: `stride` elements from one stored row to the next; `transposed` if the
+/// product uses its transpose.
+struct Matrix {
+  const void* data = nullptr;
+  Dtype dtype = Dtype::f32;
+  std::int64_t stride = 0;
+  bool transposed = false;
+
+  /// From element `offset` on.
+  [[nodiscard]] Matrix at(std::int64_t offset) const {
+    return {static_cast<const char*>(data) + offset * size_of(dtype), dtype, stride, transposed};
+  }
+};
+
+/// A dense tensor whose rows have `columns` elements, and its transpose.
+inline Matrix matrix(const ConstTensor& tensor, std::int64_t columns) { return {tensor.data, tensor.dtype, columns}; }
+inline Matrix transposed(const ConstTensor& tensor, std::int64_t columns) {
+  return {tensor.data, tensor.dtype, columns, true};
+}
+
+/// Columns of a panel: b is packed, and c computed, in panels of so many; the last may be narrower.
+std::int64_t panel_columns(Way way);
+/// Bytes of one packed panel of a b with k rows.
+std::int64_t panel_bytes(Way way, std::int64_t k);
+/// Floats of all panels of a b with n columns, in whole cache lines.
+std::int64_t packed_floats(Way way, std::int64_t n, std::int64_t k);
+/// Packs the panels of columns first .. first+columns-1 of b (k rows), one after the other; `first` begins a panel.
+void pack_panels(Way way, std::int64_t k, const Matrix& b, std::int64_t first, std::int64_t columns, void* to);
+
+/// What happens to a sum before it is written.
+enum class Finish : std::uint8_t {
+  store,          ///< y = sum + bias + residual
+  add,            ///< y += sum; y is f32
+  gelu,           ///< u = sum + bias; y = gelu(u) * mask
+  gelu_backward,  ///< h = gelu(u) * mask; y = sum * mask * gelu'(u)
+};
+/// Tensors that are read or written beside a product, at its first row and column 0. bias, residual and mask are f32,
+/// and may be left out (nullptr), then they count as 0, 0 and 1; u, h and y are `dtype`. Rows are `stride` elements
+/// apart but in y and h, which have strides of their own.
+struct Epilogue {
+  Finish finish = Finish::store;
+  Dtype dtype = Dtype::f32;
+  std::int64_t stride = 0;
+  const float* bias = nullptr;
+  const float* residual = nullptr;
+  const float* mask = nullptr;
+  void* u = nullptr;
+  void* h = nullptr;
+  std::int64_t h_stride = 0;
+  void* y = nullptr;
+  std::int64_t y_stride = 0;
+
+  /// From row `row` on.
+  [[nodiscard]] Epilogue at(std::int64_t row) const;
+};
+
+/// Columns first_column .. of c = a b, or of a sum of such products, for a block of rows of a and packed panels of b.
+struct PanelProduct {
+  Way way;
+  std::int64_t rows, k;
+  Matrix a;            // [rows k], not transposed
+  const void* panels;  // of b, from pack_panels
+  std::int64_t first_column, columns;
+  Epilogue epilogue;
+  float* sums;             // panel_sums; between the first and the last product of a sum they are kept here
+  float* scratch;          // panel_scratch
+  bool first = true;       // of a sum
+  bool last = true;        // of a sum: the epilogue is made
+  Ahead* later = nullptr;  // what the caller will read
+};
+void multiply(const PanelProduct& product);
+/// Longer k should be cut in pieces of this length, products of a sum, so that what is packed stays in the second
+/// cache.
+std::int64_t most_terms(Way way);
+/// The most rows that one PanelProduct should have, so that they stay there too.
+std::int64_t most_rows(Way way, std::int64_t k);
+/// Floats of sums and of scratch for products of at most so many rows.
+std::int64_t panel_sums(Way way, std::int64_t rows, std::int64_t columns);
+std::int64_t panel_scratch(Way way, std::int64_t rows, std::int64_t k);
+
+/// y (m x n) = or += x^T dy over k rows.
+struct ColumnProduct {
+  Way way;
+  std::int64_t m, n, k;
+  Matrix x;                // [k m]; counts as not transposed
+  Matrix dy;               // [k n], not transposed
+  Epilogue y;              // store without bias and residual, or add
+  float* sums;             // [n]: = or += dy's rows, unrounded, one after the other; or nullptr
+  float* scratch;          // column_product_scratch
+  Ahead* later = nullptr;  // what the caller will read
+  bool stream = false;     // y is too large to be found in a cache later
+};
+/// What a ColumnProduct reads first.
+void add_first_block(const ColumnProduct& product, Ahead& ahead);
+void multiply(const ColumnProduct& product);
+std::int64_t column_product_scratch(Way way, std::int64_t m, std::int64_t n, std::int64_t k);
+
+}  // namespace vitrail::cpu

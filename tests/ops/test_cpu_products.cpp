@@ -1,0 +1,206 @@
+// The packed products of the cpu back end, in every way that this machine has, against plain sums.
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "base/bf16.hpp"
+#include "base/philox.hpp"
+#include "ops/cpu/cpu_isa.hpp"
+#include "ops/cpu/product_kernels.hpp"
+#include "ops/cpu/workspace.hpp"
+
+namespace vitrail::cpu {
+namespace {
+
+constexpr float kNothing = std::numeric_limits<float>::quiet_NaN();
+
+bool machine_has(Way way) {
+  if (way == Way::bf16_pairs) return has_bf16_instructions();
+  return way != Way::bf16_tiles || has_tile_instructions();
+}
+bool rounds(Way way) { return way != Way::f32; }
+
+/// A matrix of small random numbers, as it is stored: in f32 or bf16, its rows apart, with NaN between them.
+class Stored {
+ public:
+  Stored(std::int64_t rows, std::int64_t columns, Dtype dtype, bool transposed, std::uint64_t number)
+      : rows_(transposed ? columns : rows),
+        columns_(transposed ? rows : columns),
+        dtype_(dtype),
+        transposed_(transposed),
+        floats_(static_cast<std::size_t>(rows_ * stride()), kNothing),
+        halves_(static_cast<std::size_t>(rows_ * stride()), to_bf16(kNothing)) {
+    const Philox random(number, Purpose::test, 5);
+    for (std::int64_t i = 0; i < rows_ * columns_; ++i) {
+      const auto place = static_cast<std::size_t>(i / columns_ * stride() + i % columns_);
+      const auto x = static_cast<float>(random.uniform(static_cast<std::uint64_t>(i)) - 0.5);
+      halves_[place] = to_bf16(x);
+      floats_[place] = dtype == Dtype::bf16 ? to_float(halves_[place]) : x;
+    }
+  }
+  [[nodiscard]] std::int64_t stride() const { return columns_ + 5; }
+  [[nodiscard]] Matrix matrix() const {
+    return {dtype_ == Dtype::bf16 ? static_cast<const void*>(halves_.data()) : floats_.data(), dtype_, stride(),
+            transposed_};
+  }
+  /// An element of the product's matrix as the way takes it.
+  [[nodiscard]] double at(Way way, std::int64_t row, std::int64_t column) const {
+    const auto place = static_cast<std::size_t>(transposed_ ? column * stride() + row : row * stride() + column);
+    return static_cast<double>(rounds(way) ? to_float(to_bf16(floats_[place])) : floats_[place]);
+  }
+
+ private:
+  std::int64_t rows_, columns_;
+  Dtype dtype_;
+  bool transposed_;
+  std::vector<float> floats_;
+  std::vector<Bf16> halves_;
+};
+
+struct Size {
+  std::int64_t m, n, k;
+};
+// Ends of registers, tiles, panels and blocks of k.
+const std::vector<Size> kSizes{{1, 1, 1},     {6, 64, 32},    {7, 65, 33},   {13, 10, 31},
+                               {33, 48, 128}, {35, 130, 129}, {50, 24, 600}, {96, 64, 512},
+                               {17, 80, 513}, {100, 200, 64}, {31, 16, 1025}};
+
+class CpuProducts : public testing::TestWithParam<std::tuple<Way, Dtype>> {
+ protected:
+  void SetUp() override {
+    if (!machine_has(way)) GTEST_SKIP() << "this machine has no such instructions";
+  }
+  /// The largest error of a sum of k products of numbers up to 1/2: AVX512_BF16 and AMX add two products at a time.
+  static double tolerance(std::int64_t k) { return 2e-7 * static_cast<double>(k); }
+
+  Way way = std::get<0>(GetParam());
+  Dtype dtype = std::get<1>(GetParam());
+  Workspace workspace;
+};
+
+TEST_P(CpuProducts, OfRowsAndPackedPanels) {
+  for (const Size& s : kSizes) {
+    for (const bool transposed : {false, true}) {
+      SCOPED_TRACE(testing::Message() << s.m << " x " << s.n << " x " << s.k << (transposed ? " transposed" : ""));
+      const Stored a(s.m, s.k, dtype, false, 1);
+      const Stored b(s.k, s.n, dtype, transposed, 2);
+      const std::int64_t width = panel_columns(way);
+      const std::int64_t panels = (s.n + width - 1) / width;
+      const std::int64_t packed = panels * panel_bytes(way, s.k) / 4;
+      const std::int64_t sums = panel_sums(way, s.m, s.n);
+      float* const scratch = workspace.floats(packed + sums + panel_scratch(way, s.m, s.k));
+      pack_panels(way, s.k, b.matrix(), 0, s.n, scratch);
+      const std::int64_t stride = s.n + 3;
+      std::vector<float> y(static_cast<std::size_t>(s.m * stride), kNothing);
+      PanelProduct product{way, s.m, s.k, a.matrix(), scratch, 0, s.n, {}, scratch + packed, scratch + packed + sums};
+      product.epilogue.y = y.data();
+      product.epilogue.y_stride = stride;
+      multiply(product);
+      product.epilogue.finish = Finish::add;
+      multiply(product);
+      for (std::int64_t i = 0; i < s.m; ++i) {
+        for (std::int64_t j = 0; j < stride; ++j) {
+          const auto value = static_cast<double>(y[static_cast<std::size_t>(i * stride + j)]);
+          if (j >= s.n) {
+            EXPECT_TRUE(std::isnan(value)) << "wrote past row " << i;
+            continue;
+          }
+          double sum = 0;
+          for (std::int64_t l = 0; l < s.k; ++l) sum += a.at(way, i, l) * b.at(way, l, j);
+          EXPECT_NEAR(value, 2 * sum, tolerance(s.k)) << i << ", " << j;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CpuProducts, OfColumns) {
+  for (const Size& s : kSizes) {
+    SCOPED_TRACE(testing::Message() << s.m << " x " << s.n << " x " << s.k);
+    const Stored x(s.k, s.m, dtype, false, 3);
+    const Stored dy(s.k, s.n, dtype, false, 4);
+    const std::int64_t stride = s.n + 2;
+    std::vector<float> c(static_cast<std::size_t>(s.m * stride), kNothing);
+    float* const scratch = workspace.floats(column_product_scratch(way, s.m, s.n, s.k));
+    std::vector<float> sums(static_cast<std::size_t>(s.n + 1), kNothing);
+    ColumnProduct product{way, s.m, s.n, s.k, x.matrix(), dy.matrix(), {}, sums.data(), scratch};
+    product.y.y = c.data();
+    product.y.y_stride = stride;
+    multiply(product);
+    product.y.finish = Finish::add;
+    multiply(product);
+    EXPECT_TRUE(std::isnan(sums.back())) << "wrote past the sums of columns";
+    for (std::int64_t j = 0; j < s.n; ++j) {
+      double sum = 0;
+      for (std::int64_t l = 0; l < s.k; ++l) sum += dy.at(Way::f32, l, j);
+      EXPECT_NEAR(static_cast<double>(sums[static_cast<std::size_t>(j)]), 2 * sum, tolerance(s.k)) << "sum " << j;
+    }
+    for (std::int64_t i = 0; i < s.m; ++i) {
+      for (std::int64_t j = 0; j < stride; ++j) {
+        const auto value = static_cast<double>(c[static_cast<std::size_t>(i * stride + j)]);
+        if (j >= s.n) {
+          EXPECT_TRUE(std::isnan(value)) << "wrote past row " << i;
+          continue;
+        }
+        double sum = 0;
+        for (std::int64_t l = 0; l < s.k; ++l) sum += x.at(way, l, i) * dy.at(way, l, j);
+        EXPECT_NEAR(value, 2 * sum, tolerance(s.k)) << i << ", " << j;
+      }
+    }
+  }
+}
+
+TEST_P(CpuProducts, HaveTheSameBitsHoweverRowsAndColumnsAreCut) {
+  const Size s{75, 200, 700};
+  const Stored a(s.m, s.k, dtype, false, 5);
+  const Stored b(s.k, s.n, dtype, true, 6);
+  const std::int64_t width = panel_columns(way);
+  const auto multiply_in_cuts = [&](std::int64_t rows, std::int64_t panels) {
+    std::vector<float> y(static_cast<std::size_t>(s.m * s.n));
+    const std::int64_t packed = panels * panel_bytes(way, s.k) / 4;
+    for (std::int64_t j = 0; j < s.n; j += panels * width) {
+      for (std::int64_t i = 0; i < s.m; i += rows) {
+        const std::int64_t sums = panel_sums(way, rows, panels * width);
+        float* const scratch = workspace.floats(packed + sums + panel_scratch(way, rows, s.k));
+        const std::int64_t columns = std::min(panels * width, s.n - j);
+        pack_panels(way, s.k, b.matrix(), j, columns, scratch);
+        PanelProduct product{way,
+                             std::min(rows, s.m - i),
+                             s.k,
+                             a.matrix().at(i * a.stride()),
+                             scratch,
+                             j,
+                             columns,
+                             {},
+                             scratch + packed,
+                             scratch + packed + sums};
+        product.epilogue.y = y.data() + i * s.n;
+        product.epilogue.y_stride = s.n;
+        multiply(product);
+      }
+    }
+    return y;
+  };
+  const std::vector<float> whole = multiply_in_cuts(s.m, (s.n + width - 1) / width);
+  EXPECT_EQ(whole, multiply_in_cuts(32, 1));
+  EXPECT_EQ(whole, multiply_in_cuts(7, 2));
+}
+
+std::string name_of_case(const testing::TestParamInfo<std::tuple<Way, Dtype>>& info) {
+  constexpr const char* kWays[] = {"f32", "rounded", "pairs", "tiles"};
+  return std::string(kWays[static_cast<int>(std::get<0>(info.param))]) + "_of_" +
+         std::string(name_of(std::get<1>(info.param)));
+}
+INSTANTIATE_TEST_SUITE_P(Ways, CpuProducts,
+                         testing::Combine(testing::Values(Way::f32, Way::f32_of_rounded, Way::bf16_pairs,
+                                                          Way::bf16_tiles),
+                                          testing::Values(Dtype::f32, Dtype::bf16)),
+                         name_of_case);
+
+}  // namespace
+}  // namespace vitrail::cpu
