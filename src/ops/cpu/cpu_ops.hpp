@@ -1,7 +1,8 @@
 #pragma once
-// The back end for CPUs. Every product with weights is made of packed panels (ops/cpu/product_kernels.hpp), and everything
-// else is cut in units by shapes alone (ops/cpu/parallel.hpp): bits depend neither on the number of leaves or experts in a
-// call nor on the number of threads, only on the instruction set and the build. In bf16 the products round their inputs.
+// The back end for CPUs. Every product with weights is made of packed panels (ops/cpu/product_kernels.hpp), and
+// everything else is cut in units by shapes alone (ops/cpu/parallel.hpp): bits depend neither on the number of leaves
+// or experts in a call nor on the number of threads, only on the instruction set and the build. In bf16 the products
+// round their inputs.
 
 #include "ops/cpu/gemm.hpp"
 #include "ops/cpu/workspace.hpp"

@@ -22,8 +22,8 @@ class OmpThreads {
   int before_;
 };
 
-/// Calls body(unit, thread) for unit = 0 .. units-1, thread in 0 .. threads-1. Inside, a library runs single-threaded: a
-/// unit's bits must not depend on the size of the team. An exception reaches the caller after the last unit.
+/// Calls body(unit, thread) for unit = 0 .. units-1, thread in 0 .. threads-1. Inside, a library runs single-threaded:
+/// a unit's bits must not depend on the size of the team. An exception reaches the caller after the last unit.
 template <class Body>
 void for_each_unit(int threads, std::int64_t units, const Body& body) {
   if (units <= 0) return;
