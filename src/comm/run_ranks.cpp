@@ -33,8 +33,8 @@ void say(const std::string& line) {
   const int status = code == ExitCode::done ? static_cast<int>(ExitCode::other) : static_cast<int>(code);
   const auto [rank, size] = rank_of_process();
   // Most errors are seen by all ranks, and one line is clearer than a thousand: rank 0 speaks for them. A rank that is
-  // still alive afterwards was alone with its own. Its launcher ends it with SIGTERM, which a program that stops in good
-  // order has caught: then a second would pass before SIGKILL.
+  // still alive afterwards was alone with its own. Its launcher ends it with SIGTERM, which a program that stops in
+  // good order has caught: then a second would pass before SIGKILL.
   if (rank != 0) {
     static_cast<void>(std::signal(SIGTERM, SIG_DFL));
     std::this_thread::sleep_for(kPatience);
