@@ -49,7 +49,7 @@ Json to_json(const ListedCheckpoint& one, const Verdict& verdict, bool whole) {
   for (const Damage& damage : verdict.damages) {
     damages.push_back(Json::object()
                           .set("file", damage.file)
-                          .set("offset", damage.offset)
+                          .set("offset", damage.offset ? Json(*damage.offset) : Json())
                           .set("tensor", damage.tensor)
                           .set("what", damage.what));
   }
@@ -72,9 +72,9 @@ void print(const ListedCheckpoint& one, const Verdict& verdict, bool whole) {
             << '\n';
   if (!verdict.problem.empty()) std::cout << "  " << verdict.problem << '\n';
   for (const Damage& damage : verdict.damages) {
-    std::cout << "  " << damage.file << " at byte " << damage.offset << ": "
-              << (damage.tensor.empty() ? "outside of all tensors" : text("tensor ", damage.tensor)) << ": "
-              << damage.what << '\n';
+    std::cout << "  " << damage.file;
+    if (damage.offset) std::cout << " at byte " << *damage.offset << ": tensor " << damage.tensor;
+    std::cout << ": " << damage.what << '\n';
   }
 }
 

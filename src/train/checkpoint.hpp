@@ -70,10 +70,12 @@ std::vector<std::filesystem::path> complete_checkpoints(const std::filesystem::p
 
 /// A place in a checkpoint's files that does not hold what was saved.
 struct Damage {
-  std::string tensor;       ///< whose bytes they are; empty: the file's own bytes, outside of all tensors
-  std::string file;         ///< its name in the checkpoint's folder
-  std::int64_t offset = 0;  ///< in the file: of the first byte of the first block whose checksum does not fit
-  std::string what;         ///< in words: "bytes 4096 to 8191 are not those that were saved"
+  std::string tensor;  ///< whose bytes they are; empty: the file's own bytes, outside of all tensors
+  std::string file;    ///< its name in the checkpoint's folder
+  /// In the file: of the first byte of the first block whose checksum does not fit; nothing outside of all tensors,
+  /// where one checksum is that of many stretches.
+  std::optional<std::int64_t> offset;
+  std::string what;  ///< in words: "bytes 4096 to 8191 are not those that were saved"
 };
 
 /// Where a run of consecutive elements of a tensor lies: in one run of bytes.

@@ -251,10 +251,10 @@ std::vector<Damage> CheckpointReader::Contents::damage_of_file(std::int64_t inde
     std::sort(damage.begin(), damage.end(), [](const Damage& a, const Damage& b) { return a.offset < b.offset; });
     if (sum_of_rest(file, std::move(extents)) != stored.sum) {
       damage.push_back(
-          {"", stored.name, 0, "the bytes between the tensors (HDF5's own) are not those that were saved"});
+          {"", stored.name, std::nullopt, "the bytes between the tensors (HDF5's own) are not those that were saved"});
     }
   } catch (const Error& error) {
-    damage.push_back({"", stored.name, 0, text(error.fault().problem, " (", error.fault().why, ")")});
+    damage.push_back({"", stored.name, std::nullopt, text(error.fault().problem, " (", error.fault().why, ")")});
   }
   return damage;
 }

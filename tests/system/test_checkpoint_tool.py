@@ -150,6 +150,9 @@ class CheckpointTool(Programs):
             flip_bit(part, byte)
             said = self.tool("verify", newest, code=CHECKPOINT).said
             self.assertIn(part.name, said)
+            if byte < first:
+                self.assertIn(f"{part.name}: the bytes between the tensors", said)
+                self.assertIsNone(self.said_by("verify", newest, code=CHECKPOINT)[0]["damages"][0]["offset"])
             flip_bit(part, byte)
         self.tool("verify", newest)
 
