@@ -32,15 +32,17 @@ std::string table_name(Naming naming, const std::string& name) {
   return naming == Naming::vit_npz ? table_name_of_npz(name) : name;
 }
 
-/// A tensor of the table of the tensor `from`, with the same elements, whatever axes they are arranged in.
-TensorPart same_elements(const ParameterSpec& spec, const std::string& from, const Shape& shape) {
-  return {.to = spec.name, .to_shape = spec.shape, .from = from, .from_shape = shape, .a = spec.shape.elements()};
+/// A tensor of the table of the tensor `from`, with the same elements.
+TensorPart same_elements(const ParameterSpec& spec, const std::string& from) {
+  return {.to = spec.name, .to_shape = spec.shape, .from = from, .from_shape = spec.shape, .a = spec.shape.elements()};
 }
 
-/// The router of the ensembles (E^3) is stored as [D members E/members].
-bool is_router_of_ensemble(const ParameterSpec& spec, const Shape& stored) {
-  return spec.name.ends_with("/Router/dense/kernel") && stored.axes() == 3 && stored[0] == spec.shape[0] &&
-         stored.elements() == spec.shape.elements();
+/// The router of the ensembles (E^3) is stored as [D members E/members]: each member chooses among its own experts.
+void expect_no_ensemble(const std::string& name, const Shape& stored, const std::string& file) {
+  VITRAIL_EXPECT(!name.ends_with("/Router/dense/kernel") || stored.axes() != 3, ExitCode::usage,
+                 text(file, " holds an ensemble (E^3), which is not built"),
+                 text("its router ", name, " is ", stored.str(), ": members that choose among experts of their own"),
+                 "");
 }
 
 /// The patches' position embeddings alone: the class token's row is left 0.
@@ -60,9 +62,7 @@ std::vector<TensorPart> official_parts(Naming naming, const ShapedModel& shaped,
     const bool known = found != stored.end();
     const std::string from =
         known ? found->second.name : (naming == Naming::vit_npz ? npz_name_of_table(spec.name) : spec.name);
-    TensorPart part = same_elements(spec, from, spec.shape);
-    if (known && is_router_of_ensemble(spec, found->second.shape)) part.from_shape = found->second.shape;
-    parts.push_back(std::move(part));
+    parts.push_back(same_elements(spec, from));
   }
   return parts;
 }
@@ -90,6 +90,7 @@ NamedModel find_model(Naming naming, std::span<const TensorInfo> tensors, const 
   } else {
     for (const TensorInfo& tensor : inside) {
       const std::string name = table_name(naming, tensor.name);
+      expect_no_ensemble(name, tensor.shape, file);
       const auto [at, is_new] = stored.emplace(name, tensor);
       VITRAIL_EXPECT(is_new, ExitCode::checkpoint, text(file, " has both ", at->second.name, " and ", tensor.name),
                      text("both are names of ", name), "");
@@ -121,8 +122,7 @@ std::vector<TensorPart> file_parts(Naming naming, const ModelConfig& model) {
     VITRAIL_EXPECT(naming != Naming::vit_npz || spec.name.find("/Moe/") == std::string::npos, ExitCode::usage,
                    text("the model has ", spec.name), "ViT's .npz files have no names for experts",
                    "Convert to safetensors or flax");
-    parts.push_back(
-        same_elements(spec, naming == Naming::vit_npz ? npz_name_of_table(spec.name) : spec.name, spec.shape));
+    parts.push_back(same_elements(spec, naming == Naming::vit_npz ? npz_name_of_table(spec.name) : spec.name));
   }
   return turned_round(parts);
 }

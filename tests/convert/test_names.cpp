@@ -118,11 +118,11 @@ TEST(Names, ThePrefixMayBeGiven) {
   expect_says(refusal(file, Naming::official), "a.file has no tensor embedding/kernel");
 }
 
-TEST(Names, RoutersOfEnsemblesAreReadAsMatrices) {
+TEST(Names, EnsemblesAreRefused) {
   MemorySource file;
   write_file(file, Naming::official, testing::sparse_sample());
   file.reshape("Encoder/encoderblock_1/Moe/Router/dense/kernel", {8, 2, 2});
-  expect_model(file, Naming::official, testing::sparse_sample());
+  expect_says(refusal(file, Naming::official), "a.file holds an ensemble (E^3), which is not built");
 }
 
 TEST(Names, PositionsWithoutAClassTokensRowGetOneOfZeros) {
