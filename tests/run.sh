@@ -1,27 +1,27 @@
 #!/bin/bash
 # Installs what the tests need, builds, and runs every test. The closing lines are CTest's.
 #
-#   tests/run.sh            everything but the tests labelled long: under an hour on 2 cores
+#   tests/run.sh            everything but the tests labelled long: at most 40 minutes on 2 cores, nothing built before
 #   tests/run.sh --long     those too, and clang-tidy over every file
 #
-# In this order, and the first failure ends it: packages, format, floors, clang-tidy on what changed, the builds
-# (dev: all; release: the programs; sanitize: the unit tests of the rooms named below and of the emulated GPU; cuda,
-# where nvcc is there: programs and the tests for a GPU), the unit tests under the address and undefined-behaviour
-# sanitizers, then all tests of the dev build (on a throw-away Slurm too, where root may make namespaces). Tests for
-# a GPU run where there is one; tests/run_on_gpu.sh does more.
-# Folders: build/dev, build/release, build/sanitize, build/cuda; what is built already is kept. ccache is used where it
+# In this order, and the first failure ends it: packages, format, floors, clang-tidy on what changed, the builds, the unit
+# tests of the sanitized build, all other tests of the dev build (on a throw-away Slurm too, where root may make
+# namespaces). Tests for a GPU run where there is one; tests/run_on_gpu.sh does more.
+# No case runs twice but those of the verbs: sanitized (address and undefined behaviour) are the unit tests of the
+# rooms that tests/CMakeLists.txt names and of the emulated GPU. A Release build is that of the preset cuda, where nvcc
+# is there, else that of the preset release.
+# Folders: build/dev, build/sanitize, build/cuda or build/release; what is built already is kept. ccache is used where it
 # is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec </dev/null
 
-sanitized_rooms="base device io ops data convert model"
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; }
-not_labelled=(-LE '^long$')
+left_out='^(long|sanitized_unit)$'
 tidy_what=()
 case "${1:-}" in
   "") ;;
-  --long) not_labelled=(); tidy_what=(--all) ;;
+  --long) left_out='^sanitized_unit$'; tidy_what=(--all) ;;
   -h | --help) usage; exit 0 ;;
   *) usage >&2; exit 2 ;;
 esac
@@ -35,17 +35,31 @@ if command -v ccache >/dev/null; then
 fi
 
 times=()
+# CPU time of all that ended so far, in hundredths of a second.
+cpu_used() { read -ra stat </proc/$$/stat && cpu=$((stat[15] + stat[16])); }
 # step NAME COMMAND...: runs it, keeps its time, and says which step failed.
 step() {
-  local name=$1 start=$SECONDS
+  local name=$1 start=$SECONDS code=0
+  cpu_used
+  local cpu_before=$cpu
   shift
   echo "=== $name"
-  "$@" || {
+  "$@" || code=$?
+  cpu_used
+  times+=("$(printf '%-40s %5d s, %5d s of CPU' "$name" $((SECONDS - start)) $(((cpu - cpu_before) / 100)))")
+  [ $code = 0 ] || {
     echo "tests/run.sh: $name failed" >&2
-    exit 1
+    exit $code
   }
-  times+=("$(printf '%-32s %5d s' "$name" $((SECONDS - start)))")
 }
+# The last words: the times, and CTest's closing lines.
+last_tests=$PWD/build/last_tests.log
+rm -f "$last_tests"
+finish() {
+  [ ${#times[@]} = 0 ] || printf '%s\n' "=== time of each step" "${times[@]}"
+  [ ! -f "$last_tests" ] || sed -n '/^[0-9]*% tests passed/,$p' "$last_tests"
+}
+trap finish EXIT
 
 configure() { cmake --preset "$1" --log-level=WARNING "${@:2}"; }
 # A build folder that is there keeps its settings.
@@ -53,24 +67,14 @@ configure_release() { [ -f build/release/CMakeCache.txt ] || configure release -
 build() { cmake --build "build/$1" --parallel "$jobs_at_once" "${@:2}"; }
 run_ctest() { ctest --test-dir "build/$1" --no-tests=error --output-on-failure --parallel "$jobs_at_once" "${@:2}"; }
 
-sanitized_targets=()
-for room in $sanitized_rooms; do
-  if compgen -G "tests/$room/test_*.cpp" >/dev/null; then sanitized_targets+=("test_$room"); fi
-done
-sanitized_targets+=(test_emulated test_cuda_emulated)
-
 step "packages" jobs/install_dependencies.sh test
 step "format" tests/check_format.sh
 step "floors" python3 -B tests/check_floors.py
 step "configure dev" configure dev
 step "clang-tidy" python3 -B tests/check_tidy.py "${tidy_what[@]}"
-step "build dev" build dev
-step "configure release" configure_release
-step "build release" build release
+step "build dev" build dev --target all_but_sanitized
 step "configure sanitize" configure sanitize
-step "build sanitize" build sanitize --target "${sanitized_targets[@]}"
-# Only what was built: the label leaves out the placeholders of the test programs that were not.
-step "unit tests under sanitizers" run_ctest sanitize -L '^unit$' "${not_labelled[@]}"
+step "build sanitize" build sanitize --target sanitized
 if command -v nvcc >/dev/null; then
   step "configure cuda" configure cuda
   step "build cuda" build cuda --target vitrail-train vitrail-eval vitrail-selftest vitrail-bench test_cuda
@@ -81,14 +85,15 @@ if command -v nvcc >/dev/null; then
     cuda_said="cuda: compiled; 0 gpu tests (no GPU)"
   fi
 else
+  step "configure release" configure_release
+  step "build release" build release
   cuda_said="cuda: not compiled (no nvcc); 0 gpu tests"
 fi
 
-slurm_can=$(tests/slurm/start_slurm.sh --can) || true
+step "unit tests under sanitizers" run_ctest sanitize -L '^sanitized_unit$'
 
-echo "=== time of each step"
-printf '%s\n' "${times[@]}"
+slurm_can=$(tests/slurm/start_slurm.sh --can) || true
 echo "=== $cuda_said"
 echo "=== tests on a throw-away Slurm (netns or shared: how its nodes are connected): $slurm_can"
-echo "=== all tests of the dev build"
-exec ctest --test-dir build/dev --no-tests=error --output-on-failure --parallel "$jobs_at_once" "${not_labelled[@]}"
+# The placeholders are those of unit tests that were built with the sanitizers alone.
+step "all other tests" run_ctest dev -LE "$left_out" -E '_NOT_BUILT$' --output-log "$last_tests"
