@@ -199,6 +199,7 @@ void FolderCheck::look_at_lock(const std::string& name, LockKind kind) {
   std::vector<std::int64_t> of_ranks(static_cast<std::size_t>(world_.size()));
   world_.all_gather(ConstTensor(&mine, {1}, Dtype::i64), Tensor(of_ranks.data(), {world_.size()}, Dtype::i64));
   std::vector<LockSeen> all_seen;
+  all_seen.reserve(of_ranks.size());
   for (const std::int64_t one : of_ranks) all_seen.push_back(static_cast<LockSeen>(one));
   const char* setting = std::getenv("HDF5_USE_FILE_LOCKING");
   const std::string locking = setting == nullptr ? "" : setting;

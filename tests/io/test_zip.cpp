@@ -264,8 +264,9 @@ TEST_F(Zip, DoesNotBelieveANumberOfEntries) {
                               little_endian(0, 8) + little_endian(claimed, 8) + little_endian(claimed, 8) +
                               little_endian(end - directory, 8) + little_endian(directory, 8);
     const std::string locator = "PK\x06\x07" + little_endian(0, 4) + little_endian(end, 8) + little_endian(1, 4);
-    write_bytes(path_, intact.substr(0, end) + zip64 + locator + "PK\x05\x06" + little_endian(0, 4) +
-                           std::string(4 + 4 + 4, '\xFF') + little_endian(0, 2));
+    const std::string closing =
+        "PK\x05\x06" + little_endian(0, 4) + std::string(4 + 4 + 4, '\xFF') + little_endian(0, 2);
+    write_bytes(path_, intact.substr(0, end).append(zip64).append(locator).append(closing));
     rusage before{};
     rusage after{};
     getrusage(RUSAGE_SELF, &before);

@@ -52,7 +52,7 @@ inline std::string zip_bytes(const std::vector<HandMadeEntry>& entries) {
                               little_endian(entry.name.size(), 2) + little_endian(0, 2);
     directory += "PK\x01\x02" + little_endian(20, 2) + facts + little_endian(0, 2 + 2 + 2 + 4) +
                  little_endian(files.size(), 4) + entry.name;
-    files += "PK\x03\x04" + facts + entry.name + stored;
+    files.append("PK\x03\x04").append(facts).append(entry.name).append(stored);
   }
   return files + directory + "PK\x05\x06" + little_endian(0, 4) + little_endian(entries.size(), 2) +
          little_endian(entries.size(), 2) + little_endian(directory.size(), 4) + little_endian(files.size(), 4) +
