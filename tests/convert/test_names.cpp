@@ -122,7 +122,9 @@ TEST(Names, EnsemblesAreRefused) {
   MemorySource file;
   write_file(file, Naming::official, testing::sparse_sample());
   file.reshape("Encoder/encoderblock_1/Moe/Router/dense/kernel", {8, 2, 2});
-  expect_says(refusal(file, Naming::official), "a.file holds an ensemble (E^3), which is not built");
+  const Error error = refusal(file, Naming::official);
+  EXPECT_EQ(error.code(), ExitCode::usage);
+  EXPECT_TRUE(std::string(error.what()).starts_with("a.file holds an ensemble (E^3), which is not built"));
 }
 
 TEST(Names, PositionsWithoutAClassTokensRowGetOneOfZeros) {
