@@ -7,7 +7,7 @@
 # In this order, and the first failure ends it: packages, format, floors, clang-tidy on what changed, the builds, the unit
 # tests of the sanitized build, all other tests of the dev build (on a throw-away Slurm too, where root may make
 # namespaces). Tests for a GPU run where there is one; tests/run_on_gpu.sh does more.
-# No case runs twice but those of the verbs: sanitized (address and undefined behaviour) are the unit tests of the
+# No case runs twice but some of the verbs': sanitized (address and undefined behaviour) are the unit tests of the
 # rooms that tests/CMakeLists.txt names and of the emulated GPU. A Release build is that of the preset cuda, where nvcc
 # is there (the rooms and the tests for a GPU), else that of the preset release.
 # Folders: build/dev, build/sanitize, build/cuda or build/release; what is built already is kept. ccache is used where it
@@ -18,10 +18,11 @@ exec </dev/null
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; }
 left_out='^(long|sanitized_unit)$'
+sanitized='^sanitized_unit$'
 tidy_what=()
 case "${1:-}" in
   "") ;;
-  --long) left_out='^sanitized_unit$'; tidy_what=(--all) ;;
+  --long) left_out='^sanitized_unit$'; sanitized='^sanitized_'; tidy_what=(--all) ;;
   -h | --help) usage; exit 0 ;;
   *) usage >&2; exit 2 ;;
 esac
@@ -90,7 +91,7 @@ else
   cuda_said="cuda: not compiled (no nvcc); 0 gpu tests"
 fi
 
-step "unit tests under sanitizers" run_ctest sanitize -L '^sanitized_unit$'
+step "unit tests under sanitizers" run_ctest sanitize -L "$sanitized"
 
 slurm_can=$(tests/slurm/start_slurm.sh --can) || true
 echo "=== $cuda_said"
