@@ -30,31 +30,6 @@ void StartRows(const float* bias, ConstElements residual, float* y, std::int64_t
   with_elements(residual, [&](const auto* x) { start(bias, x, y, rows, n); });
 }
 
-void BiasGelu(const float* bias, const float* mask, float* u, float* h, std::int64_t rows, std::int64_t n) {
-  for (std::int64_t row = 0; row < rows; ++row) {
-    const std::int64_t first = row * n;
-    for_vectors(n, [&](std::int64_t i, std::int64_t count) {
-      const Vector x = hn::Add(load(u + first + i, count), load(bias + i, count));
-      store(x, u + first + i, count);
-      Vector value = gelu(x);
-      if (mask != nullptr) value = hn::Mul(value, load(mask + first + i, count));
-      store(value, h + first + i, count);
-    });
-  }
-}
-
-void GeluBackward(const float* u, const float* mask, float* h, float* du, std::int64_t n) {
-  for_vectors(n, [&](std::int64_t i, std::int64_t count) {
-    Gelu g = gelu_and_slope(load(u + i, count));
-    if (mask != nullptr) {
-      const Vector factor = load(mask + i, count);
-      g = {hn::Mul(g.value, factor), hn::Mul(g.slope, factor)};
-    }
-    store(g.value, h + i, count);
-    store(hn::Mul(load(du + i, count), g.slope), du + i, count);
-  });
-}
-
 /// kVectors columns of vectors, all rows; kAdd: on top of what sums hold.
 template <bool kAdd, int kVectors, class X>
 HWY_INLINE void sum_columns(const X* x, std::int64_t stride, std::int64_t rows, std::int64_t count, float* sums) {
@@ -235,8 +210,6 @@ HWY_AFTER_NAMESPACE();
 namespace vitrail::cpu {
 
 HWY_EXPORT(StartRows);
-HWY_EXPORT(BiasGelu);
-HWY_EXPORT(GeluBackward);
 HWY_EXPORT(ColumnSums);
 HWY_EXPORT(AddColumnSums);
 HWY_EXPORT(AddInto);
@@ -247,12 +220,6 @@ HWY_EXPORT(LayernormBackwardRun);
 
 void start_rows(const float* bias, ConstElements residual, float* y, std::int64_t rows, std::int64_t n) {
   HWY_DYNAMIC_DISPATCH(StartRows)(bias, residual, y, rows, n);
-}
-void bias_gelu(const float* bias, const float* mask, float* u, float* h, std::int64_t rows, std::int64_t n) {
-  HWY_DYNAMIC_DISPATCH(BiasGelu)(bias, mask, u, h, rows, n);
-}
-void gelu_backward(const float* u, const float* mask, float* h, float* du, std::int64_t n) {
-  HWY_DYNAMIC_DISPATCH(GeluBackward)(u, mask, h, du, n);
 }
 void column_sums(ConstElements x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums) {
   HWY_DYNAMIC_DISPATCH(ColumnSums)(x, stride, rows, n, sums);

@@ -10,10 +10,6 @@ namespace vitrail::cpu {
 
 /// y[r] = bias + residual[r]; either may be left out (nullptr), then it counts as 0. y may be residual.
 void start_rows(const float* bias, ConstElements residual, float* y, std::int64_t rows, std::int64_t n);
-/// u[r] += bias; h = gelu(u) * mask; the mask may be left out (nullptr), then it counts as 1.
-void bias_gelu(const float* bias, const float* mask, float* u, float* h, std::int64_t rows, std::int64_t n);
-/// On entry du holds d loss / d h. h = gelu(u) * mask; du *= mask * gelu'(u). The mask may be left out.
-void gelu_backward(const float* u, const float* mask, float* h, float* du, std::int64_t n);
 /// sums[c] = sum over the rows of x[r * stride + c], c = 0 .. n-1, rows ascending.
 void column_sums(ConstElements x, std::int64_t stride, std::int64_t rows, std::int64_t n, float* sums);
 /// The same, added to what sums hold.

@@ -33,14 +33,6 @@ std::int64_t scratch_in(Way way, std::int64_t m, std::int64_t n, std::int64_t k,
   return packed_floats(way, n, k) + panel_sums(way, rows, n) + panel_scratch(way, rows, k);
 }
 
-Epilogue into_floats(float* c, std::int64_t stride, Into into) {
-  Epilogue y;
-  y.finish = into == Into::add ? Finish::add : Finish::store;
-  y.y = c;
-  y.y_stride = stride;
-  return y;
-}
-
 }  // namespace
 
 Gemm::Gemm(Precision precision) : way_(way_of(precision)) {}
@@ -51,7 +43,7 @@ std::int64_t Gemm::scratch(const Cut& m, const Cut& n, const Cut& k, const Opera
 
 void Gemm::operator()(std::int64_t m, std::int64_t n, std::int64_t k, const Operand& a, const Operand& b, Into into,
                       float* c, float* scratch) const {
-  multiply_in(way_, m, n, k, a, b, into_floats(c, n, into), scratch);
+  multiply_in(way_, m, n, k, a, b, into_floats(c, n, into == Into::add), scratch);
 }
 void Gemm::operator()(std::int64_t m, std::int64_t n, std::int64_t k, const Operand& a, const Operand& b, Bf16* c,
                       float* scratch) const {
@@ -64,7 +56,7 @@ void Gemm::operator()(std::int64_t m, std::int64_t n, std::int64_t k, const Oper
 
 void gemm(std::int64_t m, std::int64_t n, std::int64_t k, const Operand& a, const Operand& b, Into into, float* c,
           std::int64_t stride, float* scratch) {
-  multiply_in(Way::f32, m, n, k, a, b, into_floats(c, stride, into), scratch);
+  multiply_in(Way::f32, m, n, k, a, b, into_floats(c, stride, into == Into::add), scratch);
 }
 std::int64_t gemm_scratch(std::int64_t m, std::int64_t n, std::int64_t k, const Operand& a, const Operand&) {
   return scratch_in(Way::f32, m, n, k, a.transposed);

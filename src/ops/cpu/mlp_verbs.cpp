@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "ops/cpu/cpu_ops.hpp"
-#include "ops/cpu/dense_kernels.hpp"
 #include "ops/cpu/parallel.hpp"
 #include "ops/cpu/row_products.hpp"
 #include "ops/cpu/weight_gradient.hpp"
@@ -194,14 +193,6 @@ struct Partial {
   std::int64_t dw1 = 0;
   std::int64_t dw2, db1, db2, end;
 };
-Epilogue into_partial(float* dw, std::int64_t columns, bool add) {
-  Epilogue e;
-  e.finish = add ? Finish::add : Finish::store;
-  e.y = dw;
-  e.y_stride = columns;
-  return e;
-}
-
 /// A unit of work is a piece of the rows of one (expert, leaf), so large that its partial sum is small beside it. How a
 /// piece is cut in panels depends on the shapes alone, for the parameter gradients are added panel by panel.
 void backward_at_once(const MlpBackward& a, const Sizes& s, Way way, int threads, Workspace& workspace) {
@@ -241,9 +232,9 @@ void backward_at_once(const MlpBackward& a, const Sizes& s, Way way, int threads
       multiply_panel(way, rows, s.hidden, s.width, gradient_rows, weights.second(expert),
                      into_input_gradient(a, s).at(row), scratch);
       multiply(ColumnProduct{way, s.width, s.hidden, rows, x, gradient_rows,
-                             into_partial(partial + at.dw1, s.hidden, i > 0), partial + at.db1, scratch});
+                             into_floats(partial + at.dw1, s.hidden, i > 0), partial + at.db1, scratch});
       multiply(ColumnProduct{way, s.hidden, s.width, rows, hidden_rows, dy,
-                             into_partial(partial + at.dw2, s.width, i > 0), partial + at.db2, scratch});
+                             into_floats(partial + at.dw2, s.width, i > 0), partial + at.db2, scratch});
     }
   });
   const std::int64_t longest = std::max({s.weights(), s.hidden, s.width});

@@ -5,6 +5,7 @@
 
 #include "base/error.hpp"
 #include "ops/cpu/bf16_blocks.hpp"
+#include "ops/cpu/dense_kernels.hpp"
 #include "ops/cpu/workspace.hpp"
 
 #undef HWY_TARGET_INCLUDE
@@ -157,8 +158,7 @@ void PackPanels(Way way, std::int64_t k, const Matrix& b, std::int64_t first, st
   });
 }
 
-// --- f32 blocks
-// --------------------------------------------------------------------------------------------------------
+// --- f32 blocks ------------------------------------------------------------------------------------------------------
 
 constexpr std::int64_t kTermsOfFetch = 32;  // terms of a tile's sums under which a row is fetched
 
@@ -225,8 +225,7 @@ void multiply_floats(const FloatBlock& g, std::int64_t width, Ahead& ahead) {
   (vectors == 2 ? tiles_of_rows<2, kByColumns> : tiles_of_rows<1, kByColumns>)(g, ahead);
 }
 
-// --- c = a b
-// -----------------------------------------------------------------------------------------------------------
+// --- c = a b ---------------------------------------------------------------------------------------------------------
 
 std::int64_t copy_stride(std::int64_t n) { return n + 32; }  // seldom a multiple of 4096 bytes
 
@@ -260,21 +259,21 @@ Matrix rows_of(Way way, const Matrix& a, std::int64_t rows, std::int64_t k, floa
   return {copy, wanted, stride};
 }
 
-/// Writes rows x n sums; `row` and `column` are the first one's.
+/// Finishes and writes rows x n sums; their first column is number `column`.
 template <class T>
 void finish(const Epilogue& e, const float* sums, std::int64_t sums_stride, std::int64_t rows, std::int64_t column,
             std::int64_t n) {
-  const auto at = [&](const float* base, std::int64_t row) {
-    return base != nullptr ? base + row * e.stride + column : nullptr;
+  const auto at = [&](auto* base, std::int64_t row, std::int64_t stride) {
+    return base != nullptr ? base + row * stride + column : nullptr;
   };
   const float* const bias = e.bias != nullptr ? e.bias + column : nullptr;
   for (std::int64_t row = 0; row < rows; ++row) {
     const float* const s = sums + row * sums_stride;
-    const float* const residual = at(e.residual, row);
-    const float* const mask = at(e.mask, row);
-    T* const u = static_cast<T*>(e.u) + row * e.stride + column;
-    T* const h = static_cast<T*>(e.h) + row * e.h_stride + column;
-    T* const y = static_cast<T*>(e.y) + row * e.y_stride + column;
+    const float* const residual = at(e.residual, row, e.stride);
+    const float* const mask = at(e.mask, row, e.stride);
+    T* const u = at(static_cast<T*>(e.u), row, e.stride);
+    T* const h = at(static_cast<T*>(e.h), row, e.h_stride);
+    T* const y = at(static_cast<T*>(e.y), row, e.y_stride);
     switch (e.finish) {
       case Finish::store:
         for_vectors(n, [&](std::int64_t i, std::int64_t count) {
@@ -394,8 +393,7 @@ void MultiplyPanels(const PanelProduct& p) {
   }
 }
 
-// --- c = x^T dy
-// --------------------------------------------------------------------------------------------------------
+// --- c = x^T dy ------------------------------------------------------------------------------------------------------
 
 /// to [m stride] = the transpose of the k rows of x as pairs.
 template <class T>
@@ -420,16 +418,6 @@ void pair_columns(const T* x, std::int64_t x_stride, std::int64_t k, std::int64_
                 reinterpret_cast<float*>(to + i * stride + l / 2), stride, 16);
     }
   }
-}
-
-/// sums = or += the rows of x, one after the other: in whatever blocks they come.
-template <class T>
-void sum_columns_of(const T* x, std::int64_t stride, std::int64_t rows, std::int64_t columns, float* sums, bool add) {
-  for_vectors(columns, [&](std::int64_t j, std::int64_t count) {
-    Vector total = add ? load(sums + j, count) : zero();
-    for (std::int64_t row = 0; row < rows; ++row) total = hn::Add(total, load(x + row * stride + j, count));
-    store(total, sums + j, count);
-  });
 }
 
 /// Writes f32 past the caches, where whole vectors lie as that wants; else nothing, and returns false.
@@ -496,7 +484,9 @@ void MultiplyColumns(const ColumnProduct& p) {
     const Matrix dy = p.dy.at(l * p.dy.stride);
     PackPanels(p.way, terms, dy, 0, p.n, b);
     if (p.sums != nullptr) {
-      typed(dy, [&](const auto* data) { sum_columns_of(data, dy.stride, terms, p.n, p.sums, add || l > 0); });
+      typed(dy, [&](const auto* data) {
+        (add || l > 0 ? add_column_sums : column_sums)(data, dy.stride, terms, p.n, p.sums);
+      });
     }
     Ahead ahead(p.later);
     add_memory_of_block(p, l + terms, ahead);

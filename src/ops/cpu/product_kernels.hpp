@@ -75,6 +75,15 @@ struct Epilogue {
   [[nodiscard]] Epilogue at(std::int64_t row) const;
 };
 
+/// y = or += the sums, f32, its rows `stride` floats apart.
+inline Epilogue into_floats(float* y, std::int64_t stride, bool add = false) {
+  Epilogue e;
+  e.finish = add ? Finish::add : Finish::store;
+  e.y = y;
+  e.y_stride = stride;
+  return e;
+}
+
 /// Columns first_column .. of c = a b, or of a sum of such products, for a block of rows of a and packed panels of b.
 struct PanelProduct {
   Way way;

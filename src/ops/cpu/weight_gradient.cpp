@@ -27,15 +27,6 @@ void tree_rows(float* p, std::int64_t step, std::int64_t count, std::int64_t n) 
   }
 }
 
-/// Where a gradient goes: dense rows of `stride` floats.
-Epilogue gradient_at(float* dw, std::int64_t stride, bool add = false) {
-  Epilogue e;
-  e.finish = add ? Finish::add : Finish::store;
-  e.y = dw;
-  e.y_stride = stride;
-  return e;
-}
-
 /// Narrow weights: too little output to cut, so the rows are cut, in fixed pieces.
 void by_rows(std::span<const WeightGradient> jobs, const WeightGradientShape& s, int threads, Workspace& workspace) {
   const Cut cut = pieces_of_rows(s.rows);
@@ -55,7 +46,7 @@ void by_rows(std::span<const WeightGradient> jobs, const WeightGradientShape& s,
     const std::int64_t first = (leaf * s.experts + block % s.experts) * s.rows + cut.begin(unit % pieces);
     float* const dw = partials + unit * partial;
     multiply(ColumnProduct{s.way, s.in, s.out, rows, job.x.at(first * s.in), job.dy.at(first * s.out),
-                           gradient_at(dw, s.out), job.db != nullptr ? dw + biases : nullptr,
+                           into_floats(dw, s.out), job.db != nullptr ? dw + biases : nullptr,
                            scratches + thread * scratch});
   });
   tree_sums(2 * blocks, std::max(weights, s.out), s.leaves, pieces, threads, [&](std::int64_t i) -> PartialSum {
@@ -93,6 +84,12 @@ class LeafCounter {
   std::int64_t leaves_ = 0;
 };
 
+/// A piece of one expert's gradient: pieces `row` of the rows and `column` of the columns.
+struct Tile {
+  const WeightGradient& job;
+  std::int64_t expert, row, column;
+};
+
 /// Wide weights: cut in tiles, each summed over all rows of a leaf at once and over the leaves in order.
 void by_tiles(std::span<const WeightGradient> jobs, const WeightGradientShape& s, int threads, Workspace& workspace) {
   Cut in = cut_evenly(s.in, kTileIn);
@@ -109,37 +106,36 @@ void by_tiles(std::span<const WeightGradient> jobs, const WeightGradientShape& s
   float* const scratch = workspace.floats(threads * per_thread);
   // A gradient that no cache holds until the optimizer comes is written past them.
   const bool stream = s.leaves == 1 && blocks * s.in * s.out * 4 > kStreamedBytes;
-  const auto product_of = [&](std::int64_t unit, std::int64_t leaf, float* dw, std::int64_t stride) {
-    const WeightGradient& job = jobs[static_cast<std::size_t>(unit / (s.experts * tiles))];
-    const std::int64_t row = unit % tiles / out.pieces();
-    const std::int64_t column = unit % out.pieces();
-    const std::int64_t first = (leaf * s.experts + unit / tiles % s.experts) * s.rows;
+  const auto tile_of = [&](std::int64_t unit) {
+    return Tile{jobs[static_cast<std::size_t>(unit / (s.experts * tiles))], unit / tiles % s.experts,
+                unit % tiles / out.pieces(), unit % out.pieces()};
+  };
+  const auto product_of = [&](const Tile& tile, std::int64_t leaf, float* dw, std::int64_t stride) {
+    const std::int64_t first = (leaf * s.experts + tile.expert) * s.rows;
     ColumnProduct p{s.way,
-                    in.length(row),
-                    out.length(column),
+                    in.length(tile.row),
+                    out.length(tile.column),
                     s.rows,
-                    job.x.at(first * s.in + in.begin(row)),
-                    job.dy.at(first * s.out + out.begin(column)),
-                    gradient_at(dw, stride),
+                    tile.job.x.at(first * s.in + in.begin(tile.row)),
+                    tile.job.dy.at(first * s.out + out.begin(tile.column)),
+                    into_floats(dw, stride),
                     nullptr,
                     nullptr};
     p.stream = stream;
     return p;
   };
   for_each_unit(threads, blocks * tiles, [&](std::int64_t unit, int thread) {
-    const WeightGradient& job = jobs[static_cast<std::size_t>(unit / (s.experts * tiles))];
-    const std::int64_t expert = unit / tiles % s.experts;
-    const std::int64_t row = unit % tiles / out.pieces();
-    const std::int64_t column = unit % out.pieces();
-    const std::int64_t height = in.length(row);
-    const std::int64_t width = out.length(column);
+    const Tile tile = tile_of(unit);
+    const std::int64_t height = in.length(tile.row);
+    const std::int64_t width = out.length(tile.column);
+    const std::int64_t column = tile.expert * s.out + out.begin(tile.column);
     float* const copy = scratch + thread * per_thread;
-    float* const to = job.dw + (expert * s.in + in.begin(row)) * s.out + out.begin(column);
-    float* const biases_to = row == 0 && job.db != nullptr ? job.db + expert * s.out + out.begin(column) : nullptr;
+    float* const to = tile.job.dw + (tile.expert * s.in + in.begin(tile.row)) * s.out + out.begin(tile.column);
+    float* const biases_to = tile.row == 0 && tile.job.db != nullptr ? tile.job.db + column : nullptr;
     Ahead later;  // what this thread will probably do next
-    add_first_block(product_of(std::min(unit + threads, blocks * tiles - 1), 0, nullptr, s.out), later);
+    add_first_block(product_of(tile_of(std::min(unit + threads, blocks * tiles - 1)), 0, nullptr, s.out), later);
     const auto leaf_gradient = [&](std::int64_t leaf, float* dw, std::int64_t stride, float* db) {
-      ColumnProduct p = product_of(unit, leaf, dw, stride);
+      ColumnProduct p = product_of(tile, leaf, dw, stride);
       p.sums = db;
       p.scratch = copy;
       p.later = leaf + 1 == s.leaves ? &later : nullptr;
