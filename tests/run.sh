@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what the tests need, builds, and runs every test. The closing lines are CTest's.
 #
-#   tests/run.sh            everything but the tests labelled long: at most 40 minutes on 2 cores, nothing built before
+#   tests/run.sh            everything but the tests labelled long, from a checkout in which nothing is built
 #   tests/run.sh --long     those too, and clang-tidy over every file
 #
 # In this order, and the first failure ends it: packages, format, floors, clang-tidy on what changed, the builds, the unit
