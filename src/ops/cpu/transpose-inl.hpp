@@ -62,9 +62,9 @@ template <class T>
 void transpose(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t columns, float* to,
                std::int64_t to_stride, std::int64_t padded) {
   const std::int64_t step = lanes();
-  std::int64_t r = 0;
+  const std::int64_t squares = std::is_same_v<T, float> ? rows / step * step : 0;  // rows in squares of vectors
   if constexpr (std::is_same_v<T, float>) {
-    for (; r + step <= rows; r += step) {
+    for (std::int64_t r = 0; r < squares; r += step) {
       std::int64_t c = 0;
       for (; c + step <= columns; c += step)
         transpose_square(from + r * stride + c, stride, to + c * to_stride + r, to_stride);
@@ -73,7 +73,7 @@ void transpose(const T* from, std::int64_t stride, std::int64_t rows, std::int64
       }
     }
   }
-  for (; r < padded; ++r) {
+  for (std::int64_t r = squares; r < padded; ++r) {
     for (std::int64_t c = 0; c < columns; ++c) to[c * to_stride + r] = r < rows ? as_float(from[r * stride + c]) : 0.0F;
   }
 }
