@@ -111,7 +111,7 @@ void TrainState::lay_out(Arena& parameter_arena, Arena& gradient_arena, Arena& o
 void TrainState::initialize_parameters() {
   const std::int64_t first_expert = layout.first_expert(config.model);
   for (std::size_t i = 0; i < table.size(); ++i) {
-    initialize(device, table[i], static_cast<std::uint64_t>(config.seed), static_cast<std::uint32_t>(i),
+    initialize(ops, table[i], static_cast<std::uint64_t>(config.seed), static_cast<std::uint32_t>(i),
                config.model.experts_alike, first_expert, parameters[i]);
   }
   start_averages();
