@@ -140,6 +140,8 @@ void Trainer::update(const StepReport& report) {
 }
 
 void Trainer::warm_up() {
+  seal_after_step_ = !state_.device.asynchronous();
+  if (seal_after_step_) return;
   in_part([this] { pass_blank_images(); }, [](const Error&) { return "the warm-up"; });
 }
 
@@ -242,6 +244,7 @@ StepReport Trainer::wait_for_step() {
   if (!finite || clip.halted) fail_with_culprit(started);
   s.step = report.step;
   ++finished_;
+  if (std::exchange(seal_after_step_, false)) s.ops.seal();
   return std::move(report);
 }
 

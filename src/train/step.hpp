@@ -36,8 +36,9 @@ class Trainer {
  public:
   Trainer(TrainState& state, std::int64_t total_steps);
 
-  /// One pass and one update on blank images, so that every shape has been seen and every primitive made; no parameter
-  /// changes. Then seals the back end. Collective.
+  /// To be called before the first step. The back end is sealed when every shape has been seen and every primitive
+  /// made: on a device with a queue, whose steps are recorded, now, by one pass and one update on blank images that
+  /// change no parameter; elsewhere when the first step is done. Collective.
   void warm_up();
 
   /// Puts the step after the last started one into the device's queue. At most two may be started and not finished:
@@ -98,6 +99,7 @@ class Trainer {
   std::array<Started, 2> steps_;
   std::int64_t started_ = 0;
   std::int64_t finished_ = 0;
+  bool seal_after_step_ = false;
 };
 
 }  // namespace vitrail
