@@ -61,7 +61,7 @@ class Trainer {
     std::vector<std::int32_t> labels;  // of all its passes
     std::int64_t first_pass = 0;       // as PassFeed counts
     Device::Place end = 0;
-    std::string culprit;  // where this rank first saw a NaN or Inf; without a queue, looked at after every pass
+    std::string culprit;  // where this rank first saw a NaN or Inf; without a queue, looked at in every pass
   };
 
   void lay_out(Arena& arena);
@@ -74,11 +74,11 @@ class Trainer {
   void prepare_images();
   void place_pass(std::int64_t step, std::int64_t pass);
   void forward();
-  void forward_backward(std::int64_t pass);
+  void forward_backward(std::int64_t pass, Started* started);
   void add_gradients(std::int64_t pass);
   void update(const StepReport& report);
   [[nodiscard]] PassNumbers numbers_of(const Started& started, std::int64_t pass) const;
-  void look_at_pass(Started& started, std::int64_t pass);
+  void look_at_pass(Started& started);
   [[noreturn]] void fail_with_culprit(Started& started);
   std::string find_culprit(const Started& started);
 
