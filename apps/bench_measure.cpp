@@ -7,6 +7,7 @@
 #include <memory>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <thread>
 
 #include <unistd.h>
@@ -202,13 +203,19 @@ Rate measure_host_copy(int threads, double budget_s, Communicator& world) {
   return rate_of(2e-9 * static_cast<double>(bytes) * threads, seconds, world);
 }
 
-double peak_resident_bytes() {
+namespace {
+/// A line of /proc/self/status that is in kB.
+double status_bytes(std::string_view name) {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("VmHWM:")) return 1024 * std::stod(line.substr(6));
+    if (line.starts_with(name)) return 1024 * std::stod(line.substr(name.size()));
   }
   return std::numeric_limits<double>::quiet_NaN();
 }
+}  // namespace
+
+double peak_resident_bytes() { return status_bytes("VmHWM:"); }
+double resident_bytes() { return status_bytes("VmRSS:"); }
 
 double process_age_s() {
   std::ifstream stat("/proc/self/stat");

@@ -476,6 +476,11 @@ void RandomNormal::check() const {
   c.real("y", y, "n");
 }
 
+void InitialValues::check() const {
+  ShapeCheck c("initial_values");
+  c.real("y", y, "copies n");
+}
+
 void Accumulate::check() const {
   ShapeCheck c("accumulate");
   c.real("x", x, "n");

@@ -26,6 +26,7 @@ class CudaOps final : public Ops {
     return precision_ == Precision::bf16 ? Dtype::bf16 : Dtype::f32;
   }
   void seal() override;
+  [[nodiscard]] std::int64_t workspace_bytes() const noexcept override;
 
 #define VITRAIL_CUDA_VERB(verb, Arguments) void run(const Arguments& a) override;
   VITRAIL_VERBS(VITRAIL_CUDA_VERB)
