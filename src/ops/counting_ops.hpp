@@ -29,6 +29,7 @@ class CountingOps final : public Ops {
   [[nodiscard]] Dtype real() const noexcept override { return inner_.real(); }
   [[nodiscard]] Precision precision() const noexcept override { return inner_.precision(); }
   [[nodiscard]] Dtype stored() const noexcept override { return inner_.stored(); }
+  [[nodiscard]] Dtype stored_weights() const noexcept override { return inner_.stored_weights(); }
   void seal() override { inner_.seal(); }
 
   /// One entry per verb, in the order of VITRAIL_VERBS, those never called included. Waits for the device.
