@@ -8,7 +8,8 @@
 // * `real` tensors of a call share one dtype, that of the back end. Optional tensors are marked [optional]: leave them
 //   out by not setting them. Tensors may not overlap unless it says so.
 // * `stored` tensors enter products, or come out of them: each is either `real` or, where the back end keeps them in
-//   half the memory (Ops::stored), bf16. What is written to a bf16 tensor is computed in f32 and rounded once.
+//   half the memory (Ops::stored, for weights Ops::stored_weights), bf16. What is written to a bf16 tensor is computed
+//   in f32 and rounded once.
 
 #include <cstdint>
 

@@ -102,6 +102,9 @@ class Ops {
   /// The dtype that tensors marked `stored` should have: bf16 where the back end keeps what enters products in half the
   /// memory, else real().
   [[nodiscard]] virtual Dtype stored() const noexcept { return real(); }
+  /// The dtype that the weights of products should have: bf16 where they are to be rounded once for a whole step, else
+  /// real(): a back end that lays weights out anew for every product rounds them as it does so.
+  [[nodiscard]] virtual Dtype stored_weights() const noexcept { return real(); }
   /// From here on an allocation, or a primitive that was not made before, is an Error: all shapes of the run have been
   /// seen (train/step: Trainer::warm_up).
   virtual void seal() {}
