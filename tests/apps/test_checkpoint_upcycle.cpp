@@ -49,8 +49,7 @@ TEST_F(Upcycle, MakesEveryExpertACopyAndRoutersFresh) {
   for (std::size_t i = 0; i < table.size(); ++i) {
     if (table[i].name != router) continue;
     std::vector<float> fresh(static_cast<std::size_t>(table[i].shape.elements()));
-    initialize(*ops, table[i], 11, static_cast<std::uint32_t>(i), true, 0,
-               {fresh.data(), table[i].shape, Dtype::f32});
+    initialize(*ops, table[i], 11, static_cast<std::uint32_t>(i), true, 0, {fresh.data(), table[i].shape, Dtype::f32});
     EXPECT_EQ(parameter(moe, router), fresh);
   }
 }
