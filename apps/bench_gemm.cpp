@@ -77,9 +77,10 @@ Timed time_product(const Machine& machine, const Product& s, double budget_s) {
   Communicator& world = machine.world();
   const Dtype real = ops.real();
   const Dtype stored = s.exact ? real : ops.stored();
+  const Dtype stored_weights = s.exact ? real : ops.stored_weights();
   const auto lay_out = [&](Arena& arena) {
     const Tensor x = arena.allocate(stored, {s.leaves, s.experts, s.rows, s.in});
-    const Tensor w = arena.allocate(stored, {s.experts, s.in, s.out});
+    const Tensor w = arena.allocate(stored_weights, {s.experts, s.in, s.out});
     const Tensor b = arena.allocate(real, {s.experts, s.out});
     const Tensor y = arena.allocate(stored, {s.leaves, s.experts, s.rows, s.out});
     const Tensor dx = s.dx ? arena.allocate(stored, {s.leaves, s.experts, s.rows, s.in}) : Tensor();

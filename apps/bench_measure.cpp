@@ -7,6 +7,7 @@
 #include <memory>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <thread>
 
 #include <unistd.h>
@@ -112,12 +113,12 @@ namespace {
 
 SquareGemm measure_square(std::int64_t side, const Machine& machine, Ops& ops, int threads, double budget_s) {
   Device& device = machine.device();
-  const Dtype dtype = ops.stored();
+  const Dtype stored = ops.stored(), weights = ops.stored_weights();
   constexpr std::int64_t kPadding = 192;  // a cache line for each of the three
-  Arena arena("square matrices", device, 3 * side * side * size_of(dtype) + kPadding);
-  const Tensor x = arena.allocate(dtype, {1, 1, side, side});
-  const Tensor w = arena.allocate(dtype, {1, side, side});
-  const Tensor y = arena.allocate(dtype, {1, 1, side, side});
+  Arena arena("square matrices", device, side * side * (2 * size_of(stored) + size_of(weights)) + kPadding);
+  const Tensor x = arena.allocate(stored, {1, 1, side, side});
+  const Tensor w = arena.allocate(weights, {1, side, side});
+  const Tensor y = arena.allocate(stored, {1, 1, side, side});
   fill_with_noise(device, x, 1);
   fill_with_noise(device, w, 2);
   const double gflop = 2e-9 * static_cast<double>(side * side * side);
@@ -202,13 +203,19 @@ Rate measure_host_copy(int threads, double budget_s, Communicator& world) {
   return rate_of(2e-9 * static_cast<double>(bytes) * threads, seconds, world);
 }
 
-double peak_resident_bytes() {
+namespace {
+/// A line of /proc/self/status that is in kB.
+double status_bytes(std::string_view name) {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("VmHWM:")) return 1024 * std::stod(line.substr(6));
+    if (line.starts_with(name)) return 1024 * std::stod(line.substr(name.size()));
   }
   return std::numeric_limits<double>::quiet_NaN();
 }
+}  // namespace
+
+double peak_resident_bytes() { return status_bytes("VmHWM:"); }
+double resident_bytes() { return status_bytes("VmRSS:"); }
 
 double process_age_s() {
   std::ifstream stat("/proc/self/stat");

@@ -68,6 +68,8 @@ Rate measure_host_copy(int threads, double budget_s, Communicator& world);
 
 /// Largest resident set of this process so far, in bytes; NaN where the system does not tell.
 double peak_resident_bytes();
+/// Now, from /proc/self/status.
+double resident_bytes();
 /// Seconds since this process was started; NaN where the system does not tell.
 double process_age_s();
 

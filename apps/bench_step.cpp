@@ -302,8 +302,10 @@ int bench_step(MpiSession* session, int argc, const char* const* argv) {
   Bench bench{s, machine, BenchDevice(machine.device()), CountingOps(machine.ops(), machine.device()),
               CountingCommunicator(world, "world", {"expert ranks", "replicas"})};
   Ops& ops = s.profile ? static_cast<Ops&>(bench.ops) : machine.ops();
+  const double bytes_before = resident_bytes();
   TrainState state(config, bench.device, ops, bench.world);
-  const StepResult result = run_steps(bench, state);
+  StepResult result = run_steps(bench, state);
+  result.bytes_before = bytes_before;
   Profile profile(bench.ops, bench.world, static_cast<double>(result.profiled_steps), result.profiled_s);
 
   const StepSpeed speed = measure_speed(s, machine, state, result);

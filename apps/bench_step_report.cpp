@@ -16,15 +16,41 @@ std::int64_t exchange_bytes(const TrainState& state) {
   return state.acts.scratch.rows_home.bytes() / state.layout.expert_parallel;
 }
 
-/// Memory of the GPU: what was planned, and what is in use.
+/// A rank's memory by what it is for.
+struct MemoryClass {
+  const char* name;
+  std::int64_t bytes;
+};
+std::vector<MemoryClass> planned_memory(const TrainState& state) {
+  return {{"parameters", state.parameter_bytes()},
+          {"gradients", state.gradient_bytes()},
+          {"optimizer", state.optimizer_bytes()},
+          {"activations", state.activation_bytes()},
+          {"workspace", state.ops.workspace_bytes()}};
+}
+std::int64_t bytes_of(const std::vector<MemoryClass>& classes) {
+  std::int64_t sum = 0;
+  for (const MemoryClass& one : classes) sum += one.bytes;
+  return sum;
+}
+/// "parameters 1.25, gradients 1.25, ..."
+std::string shown(const std::vector<MemoryClass>& classes, double unit, int digits) {
+  std::string line;
+  for (const MemoryClass& one : classes) {
+    line += text(line.empty() ? "" : ", ", one.name, ' ', fixed(unit * static_cast<double>(one.bytes), digits));
+  }
+  return line;
+}
+
+/// What was planned, and what is in use.
 Json memory_json(const TrainState& state, const StepResult& result) {
   const double gib = 1.0 / (1 << 30);
-  return Json::object()
-      .set("parameters_GiB", gib * static_cast<double>(state.parameter_bytes()))
-      .set("gradients_GiB", gib * static_cast<double>(state.gradient_bytes()))
-      .set("optimizer_GiB", gib * static_cast<double>(state.optimizer_bytes()))
-      .set("activations_GiB", gib * static_cast<double>(state.activation_bytes()))
-      .set("in_use_GiB", gib * static_cast<double>(result.gpu.used))
+  Json json = Json::object();
+  const std::vector<MemoryClass> planned = planned_memory(state);
+  for (const MemoryClass& one : planned) json.set(text(one.name, "_GiB"), gib * static_cast<double>(one.bytes));
+  json.set("planned_GiB", gib * static_cast<double>(bytes_of(planned)));
+  if (state.device.kind() == DeviceKind::cpu) return json.set("program_GiB", gib * result.bytes_before);
+  return json.set("in_use_GiB", gib * static_cast<double>(result.gpu.used))
       .set("of_GiB", gib * static_cast<double>(result.gpu.total));
 }
 
@@ -65,6 +91,7 @@ Json to_json(const StepSettings& s, const Machine& machine, const TrainState& st
       .set("copy_GBps", speed.copy_GBps)
       .set("peak_rss_GiB", gib * result.peak_bytes)
       .set("peak_rss_total_GiB", gib * result.peak_bytes_total)
+      .set(on_gpu ? "device_memory" : "memory", memory_json(state, result))
       .set("first_step_s", result.first_step_s)
       .set("loss_first", result.loss_first)
       .set("loss_last", result.loss_last)
@@ -74,10 +101,7 @@ Json to_json(const StepSettings& s, const Machine& machine, const TrainState& st
       .set("tensors", result.tensors)
       .set("tensors_changed", result.tensors_changed);
   if (on_gpu) {
-    json.set("gpu", state.device.description())
-        .set("communicator", machine.carrier())
-        .set("graphs", machine.graphs())
-        .set("device_memory", memory_json(state, result));
+    json.set("gpu", state.device.description()).set("communicator", machine.carrier()).set("graphs", machine.graphs());
     if (speed.vendor_gflops > 0) json.set("vendor_peak_gflops", speed.vendor_gflops).set("mfu", speed.mfu());
   }
   return json;
@@ -87,12 +111,17 @@ namespace {
 
 void print_gpu_memory(const Log& log, const TrainState& state, const StepResult& result) {
   const auto gib = [](std::int64_t bytes) { return fixed(static_cast<double>(bytes) / (1 << 30), 2); };
-  const std::int64_t planned =
-      state.parameter_bytes() + state.gradient_bytes() + state.optimizer_bytes() + state.activation_bytes();
-  log.info("GPU memory  parameters ", gib(state.parameter_bytes()), ", gradients ", gib(state.gradient_bytes()),
-           ", optimizer ", gib(state.optimizer_bytes()), ", activations ", gib(state.activation_bytes()),
-           " GiB as planned; workspaces, CUDA itself and other processes ", gib(result.gpu.used - planned),
+  const std::vector<MemoryClass> planned = planned_memory(state);
+  log.info("GPU memory  ", shown(planned, 1.0 / (1 << 30), 2),
+           " GiB as planned; cuBLASLt, CUDA itself and other processes ", gib(result.gpu.used - bytes_of(planned)),
            " GiB: together ", gib(result.gpu.used), " of ", gib(result.gpu.total), " GiB");
+}
+
+void print_cpu_memory(const Log& log, const TrainState& state, const StepResult& result) {
+  const double mib = 1.0 / (1 << 20);
+  const std::vector<MemoryClass> planned = planned_memory(state);
+  log.info("planned     ", shown(planned, mib, 1), ": ", fixed(mib * static_cast<double>(bytes_of(planned)), 1),
+           " MiB on this rank, and ", fixed(mib * result.bytes_before, 1), " MiB before for program and libraries");
 }
 
 }  // namespace
@@ -130,7 +159,7 @@ void print(const Log& log, const StepSettings& s, const TrainState& state, const
   const double mib = 1.0 / (1 << 20);
   log.info("memory      at most ", fixed(mib * result.peak_bytes, 1), " MiB on a rank, ",
            fixed(mib * result.peak_bytes_total, 1), " MiB on all");
-  if (state.device.kind() == DeviceKind::cuda) print_gpu_memory(log, state, result);
+  (state.device.kind() == DeviceKind::cuda ? print_gpu_memory : print_cpu_memory)(log, state, result);
   log.info("check       loss ", fixed(result.loss_first, 6), " at the first step, ", fixed(result.loss_last, 6),
            " at the last; ", result.tensors_changed, " of ", result.tensors, " parameter tensors changed; dropped ",
            fixed(100 * result.last.metrics.drop_rate(), 2), " %\n");

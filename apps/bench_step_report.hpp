@@ -24,6 +24,7 @@ struct StepResult {
   double profiled_s = 0;       ///< this rank, all steps of the profile together
   std::int64_t profiled_steps = 0;
   double first_step_s = 0;
+  double bytes_before = 0;      ///< resident on this rank before anything of the model was allocated
   double peak_bytes = 0;        ///< the largest of a rank
   double peak_bytes_total = 0;  ///< over ranks
   MemoryInUse gpu;              ///< of this rank's, after the steps

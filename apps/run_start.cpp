@@ -13,9 +13,9 @@ namespace {
 
 /// GFLOP/s of one product of square matrices after the other, best of what fits into the time.
 double square_gflops(Device& device, Ops& ops, std::int64_t side, double budget_s) {
-  Arena arena("gemm peak", device, 3 * side * side * size_of(ops.stored()));
+  Arena arena("gemm peak", device, side * side * (2 * size_of(ops.stored()) + size_of(ops.stored_weights())));
   const Tensor x = arena.allocate(ops.stored(), {1, 1, side, side});
-  const Tensor w = arena.allocate(ops.stored(), {1, side, side});
+  const Tensor w = arena.allocate(ops.stored_weights(), {1, side, side});
   const Tensor y = arena.allocate(ops.stored(), {1, 1, side, side});
   const auto multiply = [&] {
     ops.linear_forward({.x = x, .w = w, .b = {}, .residual = {}, .y = y});

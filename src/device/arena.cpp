@@ -22,7 +22,6 @@ void* allocate_for(const std::string& name, Device& device, std::int64_t bytes) 
 Arena::Arena(std::string name, Device& device, std::int64_t bytes)
     : name_(std::move(name)), device_(&device), capacity_bytes_(bytes) {
   memory_ = static_cast<std::byte*>(allocate_for(name_, device, bytes));
-  device.zero(Tensor(memory_, {bytes}, Dtype::u8, device.kind()));
 }
 
 Arena::~Arena() {

@@ -14,8 +14,8 @@ class Arena {
  public:
   /// A measuring arena.
   explicit Arena(std::string name) : name_(std::move(name)) {}
-  /// A real one of exactly `bytes`; its memory is zeroed (first touch by this thread). Error (usage), with the arena's
-  /// name in it, when the device has not enough.
+  /// A real one of exactly `bytes`, all 0 (on the host not yet touched). Error (usage), with the arena's name in it,
+  /// when the device has not enough.
   Arena(std::string name, Device& device, std::int64_t bytes);
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;

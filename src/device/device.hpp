@@ -25,7 +25,8 @@ class Device {
   [[nodiscard]] virtual DeviceKind kind() const noexcept = 0;
   /// For reports: "NVIDIA H200, compute capability 9.0, 139.8 GiB"; "host".
   [[nodiscard]] virtual std::string description() const = 0;
-  /// Memory aligned to at least 64 bytes, not initialised. Error (usage) when there is not enough.
+  /// Memory aligned to at least 64 bytes; every byte is 0, in the order of the queue. Error (usage) when there is not
+  /// enough.
   virtual void* allocate(std::int64_t bytes) = 0;
   virtual void release(void* memory, std::int64_t bytes) noexcept = 0;
   /// Host memory that upload() and download() take: page-locked where the device copies by itself. 64-byte aligned, not
@@ -59,7 +60,8 @@ class Device {
   [[nodiscard]] virtual bool asynchronous() const noexcept = 0;
 };
 
-/// Host memory: 64-byte aligned, huge pages advised for large blocks. Everything is done when a call returns.
+/// Host memory: 64-byte aligned; large blocks in huge pages where the machine has them, which are touched by nobody
+/// before they are used. Everything is done when a call returns.
 std::unique_ptr<Device> make_cpu_device();
 
 struct CudaOptions {

@@ -1,6 +1,8 @@
 #include "model/activations.hpp"
 
 #include <algorithm>
+#include <cstddef>
+#include <optional>
 
 #include "device/host_values.hpp"
 #include "model/positions.hpp"
@@ -9,16 +11,52 @@ namespace vitrail {
 
 namespace {
 
+/// Spare memory, cut into tensors from the front of each piece.
+class Spare {
+ public:
+  explicit Spare(const std::vector<SpareMemory>& pieces) {
+    for (const SpareMemory& piece : pieces) pieces_.push_back({piece, 0});
+    // From the last block on: what lies before early blocks serves most others.
+    std::stable_sort(pieces_.begin(), pieces_.end(),
+                     [](const Piece& a, const Piece& b) { return a.spare.block > b.spare.block; });
+  }
+  /// For a tensor that block `block` keeps; none when there is no room.
+  std::optional<Tensor> allocate(std::int64_t block, Dtype dtype, const Shape& shape) {
+    constexpr std::int64_t kAlignment = 64;
+    const std::int64_t bytes = shape.elements() * size_of(dtype);
+    for (Piece& piece : pieces_) {
+      const Tensor& memory = piece.spare.memory;
+      if (piece.spare.block >= block || piece.used + bytes > memory.bytes()) continue;
+      auto* const begin = static_cast<std::byte*>(memory.data);
+      void* const data = begin == nullptr ? nullptr : begin + piece.used;
+      piece.used += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+      return Tensor(data, shape, dtype, memory.device);
+    }
+    return std::nullopt;
+  }
+
+ private:
+  struct Piece {
+    SpareMemory spare;
+    std::int64_t used;  // bytes
+  };
+  std::vector<Piece> pieces_;
+};
+
 /// Lengths of a pass, and shorthand for its allocations.
 struct Sizes {
   Arena& arena;
+  Spare& spare;
+  std::int64_t keeper = -1;  ///< the block that keeps what is made; -1: it is not for a block's backward pass
   Device& device;
   Dtype real, stored;
   const ModelConfig& c;
   std::int64_t leaves, b, t, d, a, f, n, images, groups, s, k, owners, experts_here, slots, r;
 
-  Sizes(Arena& arena_, Device& device_, const PassDtypes& dtypes, const ModelConfig& config, const PassShape& shape)
+  Sizes(Arena& arena_, Device& device_, const PassDtypes& dtypes, const ModelConfig& config, const PassShape& shape,
+        Spare& spare_)
       : arena(arena_),
+        spare(spare_),
         device(device_),
         real(dtypes.real),
         stored(dtypes.stored),
@@ -47,8 +85,12 @@ struct Sizes {
     if (soft()) r = c.experts * c.slots();
   }
   [[nodiscard]] bool soft() const { return c.router.kind == RouterKind::soft; }
-  [[nodiscard]] Tensor make(Shape shape) const { return arena.allocate(real, shape); }
-  [[nodiscard]] Tensor make_stored(Shape shape) const { return arena.allocate(stored, shape); }
+  [[nodiscard]] Tensor keep(Dtype dtype, Shape shape) const {
+    const std::optional<Tensor> found = keeper < 0 ? std::nullopt : spare.allocate(keeper, dtype, shape);
+    return found ? *found : arena.allocate(dtype, shape);
+  }
+  [[nodiscard]] Tensor make(Shape shape) const { return keep(real, shape); }
+  [[nodiscard]] Tensor make_stored(Shape shape) const { return keep(stored, shape); }
   [[nodiscard]] Tensor make(Dtype dtype, Shape shape) const { return arena.allocate(dtype, shape); }
   [[nodiscard]] Shape home_rows() const { return {owners, leaves, experts_here, slots, d}; }
   [[nodiscard]] Shape owner_rows(std::int64_t width) const { return {owners * leaves, experts_here, slots, width}; }
@@ -236,9 +278,23 @@ MapActivations lay_out_map(const Sizes& z) {
 
 }  // namespace
 
+std::vector<SpareMemory> spare_memory(const VitMoeParams& gradients) {
+  std::vector<SpareMemory> spare;
+  for (std::size_t i = 0; i < gradients.blocks.size(); ++i) {
+    const BlockParams& block = gradients.blocks[i];
+    const AttentionParams& attention = block.attention;
+    for (const Tensor& memory :
+         {block.mlp0.w, block.mlp1.w, attention.wq, attention.wk, attention.wv, attention.out.w}) {
+      spare.push_back({static_cast<std::int64_t>(i), memory});
+    }
+  }
+  return spare;
+}
+
 Activations lay_out_activations(Arena& arena, Device& device, const PassDtypes& dtypes, const ModelConfig& c,
-                                const PassShape& shape) {
-  const Sizes z(arena, device, dtypes, c, shape);
+                                const PassShape& shape, const std::vector<SpareMemory>& spare) {
+  Spare room(spare);
+  Sizes z(arena, device, dtypes, c, shape, room);
   Activations acts;
   acts.shape = shape;
   const std::vector<MoeActivations> reported = lay_out_report(z, acts);
@@ -268,6 +324,7 @@ Activations lay_out_activations(Arena& arena, Device& device, const PassDtypes& 
   for (std::int64_t block = 0; block < c.blocks; ++block) {
     const bool moe = c.is_moe(block);
     const bool keep = shape.backward;
+    z.keeper = keep ? block : -1;
     Tensor& x = stream[block % 2];
     if (keep || x.elements() == 0) x = z.make({z.leaves, z.n, z.d});
     BlockActivations& shared = moe ? sparse : dense;
@@ -281,6 +338,7 @@ Activations lay_out_activations(Arena& arena, Device& device, const PassDtypes& 
     shared.index = shared.moe.block = block;
     acts.blocks.push_back(shared);
   }
+  z.keeper = -1;
   acts.encoder_norm = lay_out_norm(z, z.n, false);
   if (c.classifier == Classifier::map) acts.map = lay_out_map(z);
   acts.pooled = z.make({z.images, z.d});

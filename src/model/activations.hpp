@@ -9,6 +9,7 @@
 
 #include "device/arena.hpp"
 #include "model/config.hpp"
+#include "model/params.hpp"
 #include "ops/ops.hpp"
 
 namespace vitrail {
@@ -90,6 +91,7 @@ struct MoeActivations {
   SoftActivations soft;
 };
 
+/// What the backward pass of a block needs of its forward pass; is lost when all blocks' are done (SpareMemory).
 struct BlockActivations {
   std::int64_t index = 0;
   NormActivations norm0;
@@ -172,9 +174,18 @@ struct Activations {
   Tensor mix_weights;  // [leaves B m]
 };
 
-/// Lays out a pass in an arena (measuring or real). In a real arena it also fills in
-/// what is the same in every pass: the positions of sincos2d, the slots of Soft MoE.
+/// Memory that is written by the backward pass of block `block` and not read before that: of a parameter's gradient.
+/// What later blocks keep for their own backward passes, which are over then, may lie there.
+struct SpareMemory {
+  std::int64_t block = 0;
+  Tensor memory;
+};
+/// All of it that the gradients of the weights of blocks are.
+std::vector<SpareMemory> spare_memory(const VitMoeParams& gradients);
+
+/// Lays out a pass in an arena (measuring or real), and in `spare`, whatever finds room there. In a real arena it also
+/// fills in what is the same in every pass: the positions of sincos2d, the slots of Soft MoE.
 Activations lay_out_activations(Arena& arena, Device& device, const PassDtypes& dtypes, const ModelConfig& config,
-                                const PassShape& shape);
+                                const PassShape& shape, const std::vector<SpareMemory>& spare = {});
 
 }  // namespace vitrail

@@ -2,9 +2,6 @@
 
 #include <cmath>
 
-#include "base/philox.hpp"
-#include "device/host_values.hpp"
-
 namespace vitrail {
 
 namespace {
@@ -225,50 +222,35 @@ VitMoeParams bind_params(const ModelConfig& c, const std::vector<ParameterSpec>&
   return params;
 }
 
-namespace {
-
-/// Value `index` of N(0,1) truncated to [-2, 2]: the first of a sequence of draws that lies inside.
-double truncated_normal(std::uint64_t seed, std::uint32_t number, std::uint64_t index) {
-  for (std::uint64_t attempt = 0;; ++attempt) {
-    const double x = Philox(seed, Purpose::initialisation, attempt, number).normal(index);
-    if (std::abs(x) <= 2) return x;
-  }
-}
-
-double initial_value(const ParameterSpec& spec, std::uint64_t seed, std::uint32_t number, std::uint64_t index) {
-  const Philox random(seed, Purpose::initialisation, 0, number);
-  switch (spec.initializer) {
-    case Initializer::constant:
-      return spec.value;
-    case Initializer::normal:
-      return spec.value * random.normal(index);
-    case Initializer::lecun_normal:
-      return truncated_normal(seed, number, index) * std::sqrt(1.0 / static_cast<double>(spec.fan_in)) /
-             0.87962566103423978;
-    case Initializer::xavier_uniform:
-      return (2 * random.uniform(index) - 1) * std::sqrt(6.0 / static_cast<double>(spec.fan_in + spec.fan_out));
-  }
-  return 0;
-}
-
-}  // namespace
-
-void initialize(Device& device, const ParameterSpec& spec, std::uint64_t seed, std::uint32_t number, bool experts_alike,
+void initialize(Ops& ops, const ParameterSpec& spec, std::uint64_t seed, std::uint32_t number, bool experts_alike,
                 std::int64_t first_expert, Tensor tensor) {
   const std::int64_t experts = spec.expert ? tensor.shape[0] : 1;
-  const std::int64_t each = tensor.elements() / (experts > 0 ? experts : 1);
-  const Tensor rows = tensor.view({experts, each});
-  std::vector<double> values(static_cast<std::size_t>(each));
-  std::int64_t drawn = -1;
-  for (std::int64_t e = 0; e < experts; ++e) {
-    const std::int64_t drawn_for = spec.expert && !experts_alike ? first_expert + e : 0;
-    for (std::int64_t i = 0; i < each && drawn != drawn_for; ++i) {
-      values[static_cast<std::size_t>(i)] =
-          initial_value(spec, seed, number, static_cast<std::uint64_t>(drawn_for * each + i));
-    }
-    drawn = drawn_for;
-    from_doubles(values, device, rows.slice(e, 1).view({each}));
+  if (tensor.elements() == 0) return;
+  const std::int64_t each = tensor.elements() / experts;
+  const bool apart = spec.expert && !experts_alike;
+  InitialValues values{.seed = seed,
+                       .tensor = number,
+                       .first_index = apart ? static_cast<std::uint64_t>(first_expert * each) : 0,
+                       .y = tensor.view(apart ? Shape{1, experts * each} : Shape{experts, each})};
+  switch (spec.initializer) {
+    case Initializer::constant:
+      values.number = InitialValues::Number::one;
+      values.scale = spec.value;
+      break;
+    case Initializer::normal:
+      values.number = InitialValues::Number::normal;
+      values.scale = spec.value;
+      break;
+    case Initializer::lecun_normal:
+      values.number = InitialValues::Number::truncated_normal;
+      values.scale = std::sqrt(1.0 / static_cast<double>(spec.fan_in)) / 0.87962566103423978;
+      break;
+    case Initializer::xavier_uniform:
+      values.number = InitialValues::Number::uniform;
+      values.scale = std::sqrt(6.0 / static_cast<double>(spec.fan_in + spec.fan_out));
+      break;
   }
+  ops.initial_values(values);
 }
 
 }  // namespace vitrail

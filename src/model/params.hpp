@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "device/device.hpp"
 #include "model/config.hpp"
+#include "ops/ops.hpp"
 
 namespace vitrail {
 
@@ -87,7 +87,7 @@ VitMoeParams bind_params(const ModelConfig& config, const std::vector<ParameterS
 /// Fills one tensor of the table with its initial values: a pure function of (seed, number in the table, index), so
 /// that every layout starts from the same bits. `first_expert` is the expert of the first entry of an expert tensor.
 /// When `experts_alike`, all experts of a tensor get the values of expert 0.
-void initialize(Device& device, const ParameterSpec& spec, std::uint64_t seed, std::uint32_t number, bool experts_alike,
+void initialize(Ops& ops, const ParameterSpec& spec, std::uint64_t seed, std::uint32_t number, bool experts_alike,
                 std::int64_t first_expert, Tensor tensor);
 
 }  // namespace vitrail

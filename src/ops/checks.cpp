@@ -1,5 +1,7 @@
 // The shapes written beside the fields in the verb headers, executed.
 
+#include <initializer_list>
+
 #include "ops/ops.hpp"
 #include "ops/shape_check.hpp"
 
@@ -9,6 +11,10 @@ namespace {
 void expect_power_of_two(const ShapeCheck& check) {
   const std::int64_t leaves = check["leaves"];
   check.expect(leaves > 0 && (leaves & (leaves - 1)) == 0, "the number of leaves must be a power of two");
+}
+void expect_one_dtype(const ShapeCheck& check, std::initializer_list<ConstTensor> stored) {
+  for (const ConstTensor& x : stored)
+    check.expect(x.dtype == stored.begin()->dtype, "`stored` tensors must share one dtype");
 }
 }  // namespace
 
@@ -160,6 +166,7 @@ void Dropout::check() const {
 
 void AttentionForward::check() const {
   ShapeCheck c("attention_forward");
+  expect_one_dtype(c, {q, k, v, out});
   c.stored("q", q, "leaves B Tq H Dh");
   for (const ConstTensor& x : {k, v}) c.stored("k, v", x, "leaves B T H Dh");
   c.stored("out", out, "leaves B Tq H Dh");
@@ -169,6 +176,7 @@ void AttentionForward::check() const {
 
 void AttentionBackward::check() const {
   ShapeCheck c("attention_backward");
+  expect_one_dtype(c, {dout, q, k, v, out, dq, dk, dv});
   c.stored("dout", dout, "leaves B Tq H Dh");
   c.stored("q", q, "leaves B Tq H Dh");
   for (const ConstTensor& x : {k, v}) c.stored("k, v", x, "leaves B T H Dh");
@@ -474,6 +482,11 @@ void Predict::check() const {
 void RandomNormal::check() const {
   ShapeCheck c("random_normal");
   c.real("y", y, "n");
+}
+
+void InitialValues::check() const {
+  ShapeCheck c("initial_values");
+  c.real("y", y, "copies n");
 }
 
 void Accumulate::check() const {

@@ -29,7 +29,9 @@ class CountingOps final : public Ops {
   [[nodiscard]] Dtype real() const noexcept override { return inner_.real(); }
   [[nodiscard]] Precision precision() const noexcept override { return inner_.precision(); }
   [[nodiscard]] Dtype stored() const noexcept override { return inner_.stored(); }
+  [[nodiscard]] Dtype stored_weights() const noexcept override { return inner_.stored_weights(); }
   void seal() override { inner_.seal(); }
+  [[nodiscard]] std::int64_t workspace_bytes() const noexcept override { return inner_.workspace_bytes(); }
 
   /// One entry per verb, in the order of VITRAIL_VERBS, those never called included. Waits for the device.
   [[nodiscard]] const std::vector<VerbCount>& counts();

@@ -8,7 +8,8 @@
 // * `real` tensors of a call share one dtype, that of the back end. Optional tensors are marked [optional]: leave them
 //   out by not setting them. Tensors may not overlap unless it says so.
 // * `stored` tensors enter products, or come out of them: each is either `real` or, where the back end keeps them in
-//   half the memory (Ops::stored), bf16. What is written to a bf16 tensor is computed in f32 and rounded once.
+//   half the memory (Ops::stored, for weights Ops::stored_weights), bf16. What is written to a bf16 tensor is computed
+//   in f32 and rounded once.
 
 #include <cstdint>
 
@@ -175,7 +176,7 @@ struct Dropout {
 
 /// out = dropout(softmax(q k^T / sqrt(Dh))) v for every image and head, no mask. Tq queries, T keys. [V-MoE]
 /// The dropout's element (image, head, query, key) has the index first + ((image * H + head) * Tq + query) * T + key,
-/// images counted over the call; run, stride and share are not used.
+/// images counted over the call; run, stride and share are not used. The `stored` tensors share one dtype.
 struct AttentionForward {
   ConstTensor q;     // stored [leaves B Tq H Dh]
   ConstTensor k, v;  // stored [leaves B T H Dh]
@@ -184,7 +185,7 @@ struct AttentionForward {
   Tensor log_sum_exp;  // real [leaves B H Tq]: of the scaled scores, kept for the backward pass
   void check() const;
 };
-/// [derived]; the probabilities are computed again from q, k and log_sum_exp, the dropout from its draw.
+/// [derived]; the probabilities come again from q, k and log_sum_exp, the dropout from its draw. One `stored` dtype.
 struct AttentionBackward {
   ConstTensor dout;  // stored [leaves B Tq H Dh]
   ConstTensor q;     // stored [leaves B Tq H Dh]

@@ -70,6 +70,7 @@ namespace vitrail {
   VERB(sigmoid_cross_entropy, SigmoidCrossEntropy)       \
   VERB(predict, Predict)                                 \
   VERB(random_normal, RandomNormal)                      \
+  VERB(initial_values, InitialValues)                    \
   VERB(accumulate, Accumulate)                           \
   VERB(block_square_sums, BlockSquareSums)               \
   VERB(clip_scale, ClipScale)                            \
@@ -101,9 +102,14 @@ class Ops {
   /// The dtype that tensors marked `stored` should have: bf16 where the back end keeps what enters products in half the
   /// memory, else real().
   [[nodiscard]] virtual Dtype stored() const noexcept { return real(); }
+  /// The dtype that the weights of products should have: bf16 where they are to be rounded once for a whole step, else
+  /// real(): a back end that lays weights out anew for every product rounds them as it does so.
+  [[nodiscard]] virtual Dtype stored_weights() const noexcept { return real(); }
   /// From here on an allocation, or a primitive that was not made before, is an Error: all shapes of the run have been
-  /// seen (the trainer runs one pass on zeros before step 1).
+  /// seen (train/step: Trainer::warm_up).
   virtual void seal() {}
+  /// Scratch memory of its verbs, once it is sealed all that there will be.
+  [[nodiscard]] virtual std::int64_t workspace_bytes() const noexcept { return 0; }
 
   /// Where verbs mark what is computed: one of its own at first, later that of the rank, which must outlive the verbs.
   /// Who calls verbs marks layers, steps and phases there.

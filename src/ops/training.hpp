@@ -65,6 +65,26 @@ struct RandomNormal {
   void check() const;
 };
 
+/// Initial values of parameters: y[c,i] = scale * number first_index + i of the parameter tensor, the same for every c.
+/// A number is a function of (seed, tensor, index) by base/philox.hpp, whose purpose is `initialisation`, layer
+/// `tensor`:
+///   one               1
+///   uniform           2 u - 1, u uniform in (0, 1)
+///   normal            the standard normal number
+///   truncated_normal  that of the first of the steps 0, 1, 2, ... in which it lies in [-2, 2]
+struct InitialValues {
+  enum class Number : std::uint8_t { one, uniform, normal, truncated_normal };
+  Number number = Number::one;
+  double scale = 1;
+  std::uint64_t seed{};
+  std::uint32_t tensor{};
+  std::uint64_t first_index{};
+  Tensor y;  // real [copies n]
+  void check() const;
+
+  static constexpr double kTruncatedAt = 2;
+};
+
 /// y = y + x: one node of a summation tree; y holds the earlier leaves.
 struct Accumulate {
   ConstTensor x;  // real [n]

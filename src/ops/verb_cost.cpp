@@ -144,6 +144,7 @@ VerbCost cost_of(const SigmoidCrossEntropy& a) { return {0, bytes(a.logits, a.ta
 VerbCost cost_of(const Predict& a) { return {0, bytes(a.logits, a.predicted)}; }
 
 VerbCost cost_of(const RandomNormal& a) { return {0, bytes(a.y)}; }
+VerbCost cost_of(const InitialValues& a) { return {0, bytes(a.y)}; }
 VerbCost cost_of(const Accumulate& a) { return {0, bytes(a.x) + 2 * bytes(a.y)}; }
 VerbCost cost_of(const BlockSquareSums& a) { return {0, bytes(a.x, a.block_begin, a.sums)}; }
 VerbCost cost_of(const ClipScale& a) { return {0, bytes(a.sums, a.order, a.weights, a.norm, a.scale, a.halt)}; }

@@ -7,8 +7,8 @@ ProductWeights::ProductWeights(Arena& arena, const Ops& ops, const std::vector<P
   std::vector<Tensor> copied;
   for (const Share& share : shares) {
     share.layout.cut(table, share.values, tensors_);
-    if (ops.stored() == ops.real()) continue;
-    copies_.push_back({share.values, arena.allocate(ops.stored(), share.values.shape)});
+    if (ops.stored_weights() == ops.real()) continue;
+    copies_.push_back({share.values, arena.allocate(ops.stored_weights(), share.values.shape)});
     share.layout.cut(table, copies_.back().to, copied);
   }
   for (std::size_t i = 0; i < copied.size(); ++i) {

@@ -1,6 +1,6 @@
 #pragma once
-// The weights of matrix products in the dtype in which the back end keeps what enters products (Ops::stored). Where
-// that is bf16, a copy of the parameters is rounded once for a whole step, instead of in every product.
+// The weights of matrix products in the dtype in which the back end wants them (Ops::stored_weights). Where that is
+// bf16, a copy of the parameters is rounded once for a whole step, instead of in every product.
 
 #include <optional>
 #include <vector>
@@ -13,7 +13,7 @@ namespace vitrail {
 
 class ProductWeights {
  public:
-  /// `values`: the flat parameters of a layout. Allocates nothing where the back end stores f32.
+  /// `values`: the flat parameters of a layout. Allocates nothing where the back end takes f32.
   struct Share {
     const FlatLayout& layout;
     Tensor values;

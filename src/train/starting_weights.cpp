@@ -22,7 +22,12 @@ Shape shape_of_block(const ParameterSpec& spec) {
 
 StartingWeights::StartingWeights(const std::vector<ParameterSpec>& table, const InitialWeights& weights,
                                  std::uint64_t seed, bool experts_alike)
-    : table_(table), weights_(weights), seed_(seed), experts_alike_(experts_alike), device_(make_cpu_device()) {
+    : table_(table),
+      weights_(weights),
+      seed_(seed),
+      experts_alike_(experts_alike),
+      device_(make_cpu_device()),
+      ops_(make_cpu_ops(1)) {
   for (const ParameterSpec& spec : table) tensors_.push_back({spec.name, spec.shape, Dtype::f32});
 }
 
@@ -34,7 +39,7 @@ void StartingWeights::make(std::size_t index, std::int64_t expert) {
   const Tensor to(made_.data(), shape_of_block(spec), Dtype::f32);
   // Most tensors are about to be replaced: only what keeps initial values needs them.
   if (weights_.keeps_initial_values(index)) {
-    initialize(*device_, spec, seed_, static_cast<std::uint32_t>(index), experts_alike_, expert, to);
+    initialize(*ops_, spec, seed_, static_cast<std::uint32_t>(index), experts_alike_, expert, to);
   }
   weights_.load_one(index, *device_, expert, to);
   made_index_ = index;

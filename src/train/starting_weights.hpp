@@ -30,6 +30,7 @@ class StartingWeights : public TensorSource {
   const bool experts_alike_;
   std::vector<TensorInfo> tensors_;
   std::unique_ptr<Device> device_;
+  std::unique_ptr<Ops> ops_;
   std::vector<float> made_;
   std::size_t made_index_ = 0;
   std::int64_t made_expert_ = -1;  ///< none yet

@@ -105,13 +105,14 @@ void TrainState::lay_out(Arena& parameter_arena, Arena& gradient_arena, Arena& o
                               .leaf_images = layout.leaf_images,
                               .expert_parallel = ep,
                               .labels = labels_per_image,
-                              .mixup_images = make_mixup(config).images});
+                              .mixup_images = make_mixup(config).images},
+                             spare_memory(gradients));
 }
 
 void TrainState::initialize_parameters() {
   const std::int64_t first_expert = layout.first_expert(config.model);
   for (std::size_t i = 0; i < table.size(); ++i) {
-    initialize(device, table[i], static_cast<std::uint64_t>(config.seed), static_cast<std::uint32_t>(i),
+    initialize(ops, table[i], static_cast<std::uint64_t>(config.seed), static_cast<std::uint32_t>(i),
                config.model.experts_alike, first_expert, parameters[i]);
   }
   start_averages();

@@ -95,10 +95,12 @@ void Trainer::forward() {
   vit_moe_loss(s.ops, loss_, 1.0 / static_cast<double>(s.layout.batch), true, s.acts);
 }
 
-void Trainer::forward_backward(std::int64_t pass) {
+// Backward passes write over what blocks have kept: without a queue, NaN and Inf are looked for before.
+void Trainer::forward_backward(std::int64_t pass, Started* started) {
   TrainState& s = state_;
   const ModelConfig& model = s.config.model;
   forward();
+  if (started != nullptr && !s.device.asynchronous()) look_at_pass(*started);
   const double group_scale = model.moe_blocks.empty() ? 0 : 1.0 / static_cast<double>(s.layout.groups(model));
   vit_moe_backward(workers_, model, s.params, group_scale, s.acts, s.gradients);
   // Losses that are not finite must halt the update: the next pass overwrites them.
@@ -140,6 +142,8 @@ void Trainer::update(const StepReport& report) {
 }
 
 void Trainer::warm_up() {
+  seal_after_step_ = !state_.device.asynchronous();
+  if (seal_after_step_) return;
   in_part([this] { pass_blank_images(); }, [](const Error&) { return "the warm-up"; });
 }
 
@@ -150,7 +154,7 @@ void Trainer::pass_blank_images() {
   clip_->set_halt(s.device, true);
   s.weights->refresh(s.ops);
   place_pass(s.step, 0);
-  forward_backward(0);
+  forward_backward(0, nullptr);
   add_gradients(0);
   StepReport report;
   report.step = 1;
@@ -190,17 +194,16 @@ void Trainer::queue_step(const NextPass& next_pass) {
     if (passes == 1) {
       s.device.submit("step", [&] {
         s.weights->refresh(s.ops);
-        forward_backward(0);
+        forward_backward(0, &started);
         add_gradients(0);
         update(started.report);
       });
     } else {
       if (pass == 0) s.weights->refresh(s.ops);
-      s.device.submit("pass", [&] { forward_backward(pass); });
+      s.device.submit("pass", [&] { forward_backward(pass, &started); });
       add_gradients(pass);  // another list of calls after every pass
     }
     feed_.used();
-    if (!s.device.asynchronous()) look_at_pass(started, pass);
   }
   if (passes > 1) s.device.submit("update", [&] { update(started.report); });
   s.device.download(numbers_, started.numbers.view());
@@ -242,6 +245,7 @@ StepReport Trainer::wait_for_step() {
   if (!finite || clip.halted) fail_with_culprit(started);
   s.step = report.step;
   ++finished_;
+  if (std::exchange(seal_after_step_, false)) s.ops.seal();
   return std::move(report);
 }
 
@@ -253,11 +257,9 @@ StepReport Trainer::step(const NextPass& next_pass, bool another_follows) {
 
 // --- numbers that are none -------------------------------------------------------------------------------------------
 
-void Trainer::look_at_pass(Started& started, std::int64_t pass) {
+void Trainer::look_at_pass(Started& started) {
   const Activations& acts = state_.acts;
-  const std::int64_t bytes = acts.report.bytes();
-  const ConstTensor report = numbers_.slice(pass * bytes, bytes);
-  if (!started.culprit.empty() || pass_numbers(acts, state_.config.model, report, acts.labels).finite()) return;
+  if (!started.culprit.empty() || pass_numbers(acts, state_.config.model, acts.report, acts.labels).finite()) return;
   started.culprit = first_not_finite(state_.device, state_.ops, acts).value_or("");
 }
 

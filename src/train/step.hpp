@@ -36,8 +36,9 @@ class Trainer {
  public:
   Trainer(TrainState& state, std::int64_t total_steps);
 
-  /// One pass and one update on blank images, so that every shape has been seen and every primitive made; no parameter
-  /// changes. Then seals the back end. Collective.
+  /// To be called before the first step. The back end is sealed when every shape has been seen and every primitive
+  /// made: on a device with a queue, whose steps are recorded, now, by one pass and one update on blank images that
+  /// change no parameter; elsewhere when the first step is done. Collective.
   void warm_up();
 
   /// Puts the step after the last started one into the device's queue. At most two may be started and not finished:
@@ -60,7 +61,7 @@ class Trainer {
     std::vector<std::int32_t> labels;  // of all its passes
     std::int64_t first_pass = 0;       // as PassFeed counts
     Device::Place end = 0;
-    std::string culprit;  // where this rank first saw a NaN or Inf; without a queue, looked at after every pass
+    std::string culprit;  // where this rank first saw a NaN or Inf; without a queue, looked at in every pass
   };
 
   void lay_out(Arena& arena);
@@ -73,11 +74,11 @@ class Trainer {
   void prepare_images();
   void place_pass(std::int64_t step, std::int64_t pass);
   void forward();
-  void forward_backward(std::int64_t pass);
+  void forward_backward(std::int64_t pass, Started* started);
   void add_gradients(std::int64_t pass);
   void update(const StepReport& report);
   [[nodiscard]] PassNumbers numbers_of(const Started& started, std::int64_t pass) const;
-  void look_at_pass(Started& started, std::int64_t pass);
+  void look_at_pass(Started& started);
   [[noreturn]] void fail_with_culprit(Started& started);
   std::string find_culprit(const Started& started);
 
@@ -98,6 +99,7 @@ class Trainer {
   std::array<Started, 2> steps_;
   std::int64_t started_ = 0;
   std::int64_t finished_ = 0;
+  bool seal_after_step_ = false;
 };
 
 }  // namespace vitrail

@@ -45,12 +45,11 @@ TEST_F(Upcycle, MakesEveryExpertACopyAndRoutersFresh) {
   // The router is that of a new run with this seed.
   const std::vector<ParameterSpec> table = parameter_table(model);
   const std::string router = "Encoder/encoderblock_2/Moe/Router/dense/kernel";
-  const std::unique_ptr<Device> device = make_cpu_device();
+  const std::unique_ptr<Ops> ops = make_cpu_ops(1);
   for (std::size_t i = 0; i < table.size(); ++i) {
     if (table[i].name != router) continue;
     std::vector<float> fresh(static_cast<std::size_t>(table[i].shape.elements()));
-    initialize(*device, table[i], 11, static_cast<std::uint32_t>(i), true, 0,
-               {fresh.data(), table[i].shape, Dtype::f32});
+    initialize(*ops, table[i], 11, static_cast<std::uint32_t>(i), true, 0, {fresh.data(), table[i].shape, Dtype::f32});
     EXPECT_EQ(parameter(moe, router), fresh);
   }
 }

@@ -17,6 +17,9 @@ USAGE = 2
 SMALL = "--batch 16 --leaf-images 8 --steps 2 --warmup 0 --seconds 0.01".split()
 
 
+MEMORY_CLASSES = ("parameters", "gradients", "optimizer", "activations", "workspace")
+
+
 class Bench(unittest.TestCase):
     program = None
     launch = None
@@ -47,6 +50,9 @@ class Bench(unittest.TestCase):
         self.assertGreater(record["peak_rss_GiB"], 0.005)
         self.assertLess(record["peak_rss_GiB"], 2)
         self.assertGreaterEqual(record["peak_rss_total_GiB"], record["peak_rss_GiB"])
+        classes = [record["memory"][f"{name}_GiB"] for name in MEMORY_CLASSES]
+        self.assertAlmostEqual(sum(classes), record["memory"]["planned_GiB"], places=9)
+        self.assertGreater(min(classes), 0)
 
     def test_step_reports_the_documented_keys(self):
         record = self.step()
@@ -123,6 +129,16 @@ class Bench(unittest.TestCase):
         self.assertEqual(record["model"], "s32")
         self.assertLess(record["params_M"], 1)
         self.assertEqual(record["batch"], 8)
+
+    def test_memory_is_what_was_planned(self):
+        """A model of half a GiB, so that what is not planned is small beside it."""
+        for words in ((), ("--precision", "bf16")):
+            record = self.step("--model", "s32", "--blocks", "4", "--experts", "8", "--batch", "8", "--threads", "2", *words)
+            memory = record["memory"]
+            self.assertGreater(memory["planned_GiB"], 0.4)
+            self.assertGreater(memory["program_GiB"], 0)
+            used = record["peak_rss_GiB"] - memory["program_GiB"]
+            self.assertAlmostEqual(used / memory["planned_GiB"], 1, delta=0.05)
 
     def test_step_runs_on_the_reference(self):
         record = self.step("--backend", "reference", "--width", "8", "--mlp-width", "8", "--batch", "8", "--profile")

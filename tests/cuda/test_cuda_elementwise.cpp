@@ -82,6 +82,31 @@ TEST(CudaRandomNormal, IsTheNormalOfThePhiloxStreamRoundedOnce) {
   }
 }
 
+TEST(CudaInitialValues, AreThoseOfTheReferenceRoundedOnce) {
+  using Number = InitialValues::Number;
+  Gpu gpu;
+  const auto reference = make_reference_ops();
+  for (const Number number : {Number::one, Number::uniform, Number::normal, Number::truncated_normal}) {
+    for (const std::uint64_t first : {std::uint64_t{0}, std::uint64_t{5}, std::uint64_t{1} << 40}) {
+      for (const Shape& shape : {Shape{1, 1}, Shape{3, 7}, Shape{2, 4001}}) {
+        OwnedTensor got(Dtype::f32, shape), expected(Dtype::f64, shape);
+        InitialValues a{.number = number, .scale = 0.3, .seed = 77, .tensor = 3, .first_index = first, .y = got};
+        gpu.ops->initial_values(a);
+        a.y = expected.host();
+        reference->initial_values(a);
+        std::int64_t turned = 0;
+        for (std::int64_t i = 0; i < shape.elements(); ++i) {
+          const auto rounded = static_cast<float>(expected.get(i));
+          const float one = got.as<float>()[i];
+          ASSERT_TRUE(one == rounded || std::nextafter(one, rounded) == rounded) << "value " << i << shape.str();
+          turned += one == rounded ? 0 : 1;
+        }
+        EXPECT_LE(turned, shape[0]);
+      }
+    }
+  }
+}
+
 // --- special numbers -------------------------------------------------------------------------------------------------
 
 TEST(CudaBf16, HasTheBitsOfBaseForEveryKindOfNumber) {

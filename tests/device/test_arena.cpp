@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdint>
 
 #include <gtest/gtest.h>
@@ -65,6 +66,17 @@ TEST(CpuDevice, CopiesEqualSizesOnly) {
   EXPECT_THROW(device->copy(ConstTensor(from, {3}, Dtype::f32), Tensor(to, {2}, Dtype::f32)), Error);
   device->zero(Tensor(to, {3}, Dtype::f32));
   EXPECT_EQ(to[2], 0);
+}
+
+TEST(CpuDevice, GivesZerosAgainAfterARelease) {
+  const auto device = make_cpu_device();
+  for (const std::int64_t bytes : {1, 1000, 5 << 20, 5 << 20}) {  // the last two are whole huge pages
+    auto* const memory = static_cast<std::uint8_t*>(device->allocate(bytes));
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(memory) % (bytes > 1000 ? 2 << 20 : 64), 0U);
+    EXPECT_EQ(std::count(memory, memory + bytes, 0), bytes);
+    std::fill_n(memory, bytes, 0xFF);
+    device->release(memory, bytes);
+  }
 }
 
 TEST(CpuDevice, RefusesMoreMemoryThanThereIs) {

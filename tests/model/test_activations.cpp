@@ -99,6 +99,32 @@ TEST(Activations, OfEvaluationGrowWithTheNumberOfBlocksByWhatIsCountedAlone) {
   EXPECT_LT(bytes(4, true, true), bytes(12, true, true));
 }
 
+/// Gradients are the same bits, and what blocks keep lies in those of earlier blocks.
+TEST(Activations, InTheMemoryOfEarlierBlocksGradientsDoNoHarm) {
+  ModelConfig c = small_config();
+  c.blocks = 5;
+  c.moe_blocks = {1, 3};
+  SmallModel apart(c, Dtype::f64, 1, 2);
+  SmallModel spared(c, Dtype::f64, 1, 2);
+  const PassShape shape{.leaves = 1, .leaf_images = 2};
+  const auto spare = spare_memory(bind_params(c, spared.table, spared.gradients.tensors));
+  Arena measured("test"), all("test");
+  (void)lay_out_activations(measured, *spared.device, Dtype::f64, c, shape, spare);
+  (void)lay_out_activations(all, *spared.device, Dtype::f64, c, shape);
+  EXPECT_LT(measured.bytes(), all.bytes());
+  Arena real("test", *spared.device, measured.bytes());
+  spared.acts = lay_out_activations(real, *spared.device, Dtype::f64, c, shape, spare);
+  EXPECT_EQ(real.bytes(), measured.bytes());
+  for (int pass = 0; pass < 2; ++pass) {  // the second begins with gradients where activations will be
+    spared.fill_batch(0);
+    EXPECT_EQ(apart.total_loss(), spared.total_loss());
+    apart.backward();
+    spared.backward();
+    for (std::size_t i = 0; i < apart.table.size(); ++i)
+      EXPECT_EQ(apart.gradient(i), spared.gradient(i)) << apart.table[i].name;
+  }
+}
+
 TEST(Activations, SharedByBlocksGiveTheSameLogits) {
   ModelConfig c = small_config();
   c.blocks = 6;

@@ -126,7 +126,7 @@ void expect_start(const std::vector<double>& values, const Start& start, const s
 std::vector<double> initial_values(const ParameterSpec& spec, std::uint32_t number, bool alike) {
   const auto device = make_cpu_device();
   const TableMemory memory(*device, Dtype::f64, {spec});
-  initialize(*device, spec, 5, number, alike, 0, memory.tensors[0]);
+  initialize(*make_reference_ops(), spec, 5, number, alike, 0, memory.tensors[0]);
   return to_doubles(memory.tensors[0]);
 }
 

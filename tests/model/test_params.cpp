@@ -38,7 +38,7 @@ Initialised initialised(const ModelConfig& c, const std::string& name, bool alik
     const auto device = make_cpu_device();
     const TableMemory memory(*device, Dtype::f64, {here});
     const auto number = static_cast<std::uint32_t>(i);
-    initialize(*device, table[i], seed, number, alike, first, memory.tensors[0]);
+    initialize(*make_reference_ops(), table[i], seed, number, alike, first, memory.tensors[0]);
     return {table[i], number, to_doubles(memory.tensors[0])};
   }
   fail(ExitCode::other, {"no parameter '" + name + "'", "the test is wrong", ""});

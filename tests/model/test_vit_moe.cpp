@@ -14,7 +14,7 @@ TEST(VitMoe, StartsAtTheHeadsBiasWhateverTheImages) {
   c.head_bias = -1.5;
   SmallModel model(c, Dtype::f64, 1, 4);
   for (std::size_t i = 0; i < model.table.size(); ++i) {
-    initialize(*model.device, model.table[i], 3, static_cast<std::uint32_t>(i), true, 0, model.parameters.tensors[i]);
+    initialize(*model.ops, model.table[i], 3, static_cast<std::uint32_t>(i), true, 0, model.parameters.tensors[i]);
   }
   model.total_loss();
   for (const double logit : to_doubles(model.acts.logits)) EXPECT_EQ(logit, -1.5);

@@ -58,6 +58,10 @@ TEST(CountingOps, GivesTheSameBitsAsTheInnerBackEnd) {
   plain->random_normal({.seed = 7, .y = expected});
   counting.random_normal({.seed = 7, .y = got});
   EXPECT_TRUE(same_bits(got, expected));
+  OwnedTensor expected_values(Dtype::f32, {1, 5}), values(Dtype::f32, {1, 5});
+  plain->initial_values({.number = InitialValues::Number::normal, .seed = 7, .y = expected_values});
+  counting.initial_values({.number = InitialValues::Number::normal, .seed = 7, .y = values});
+  EXPECT_TRUE(same_bits(values, expected_values));
   std::set<std::string_view> missing;
   for (const VerbCount& one : counting.counts()) {
     if (one.calls == 0) missing.insert(one.verb);

@@ -33,7 +33,7 @@ VerbCase linear_forward_case(const Sizes& s, const Options& o) {
   return {name_of_case("linear_forward", s, o), [=](Ops& ops) -> std::vector<OwnedTensor> {
             const Dtype real = ops.real(), stored = ops.stored(), out = o.reals ? real : stored;
             const auto x = random_tensor(stored, {s.leaves, s.experts, s.rows, s.in}, 1);
-            const auto w = random_tensor(stored, {s.experts, s.in, s.out}, 2, 0.3);
+            const auto w = random_tensor(ops.stored_weights(), {s.experts, s.in, s.out}, 2, 0.3);
             const auto b = random_tensor(real, {s.experts, s.out}, 3);
             auto start = random_tensor(real, {s.leaves, s.experts, s.rows, s.out}, 4);
             OwnedTensor y(out, {s.leaves, s.experts, s.rows, s.out});
@@ -52,7 +52,7 @@ VerbCase linear_backward_case(const Sizes& s, const Options& o) {
             const Dtype real = ops.real(), stored = ops.stored(), flow = o.reals ? real : stored;
             const auto x = random_tensor(stored, {s.leaves, s.experts, s.rows, s.in}, 1);
             const auto dy = random_tensor(flow, {s.leaves, s.experts, s.rows, s.out}, 2);
-            const auto w = random_tensor(stored, {s.experts, s.in, s.out}, 3, 0.3);
+            const auto w = random_tensor(ops.stored_weights(), {s.experts, s.in, s.out}, 3, 0.3);
             const auto start = random_tensor(real, {s.leaves, s.experts, s.rows, s.in}, 4);
             OwnedTensor to = o.in_place ? start : OwnedTensor(flow, {s.leaves, s.experts, s.rows, s.in});
             OwnedTensor dw(real, {s.experts, s.in, s.out});
@@ -76,9 +76,9 @@ VerbCase mlp_case(const Sizes& s, const Options& o) {
             const Shape narrow{s.leaves, s.experts, s.rows, s.in};
             const Shape wide{s.leaves, s.experts, s.rows, s.out};
             const auto x = random_tensor(stored, narrow, 1);
-            const auto w1 = random_tensor(stored, {s.experts, s.in, s.out}, 2, 0.3);
+            const auto w1 = random_tensor(ops.stored_weights(), {s.experts, s.in, s.out}, 2, 0.3);
             const auto b1 = random_tensor(real, {s.experts, s.out}, 3);
-            const auto w2 = random_tensor(stored, {s.experts, s.out, s.in}, 4, 0.3);
+            const auto w2 = random_tensor(ops.stored_weights(), {s.experts, s.out, s.in}, 4, 0.3);
             const auto b2 = random_tensor(real, {s.experts, s.in}, 5);
             const auto start = random_tensor(real, narrow, 6);
             const auto dy = random_tensor(flow, narrow, 7);
@@ -118,7 +118,7 @@ VerbCase qkv_case(const Sizes& s, const Options& o) {
         const auto x = random_tensor(stored, narrow, 1);
         std::vector<OwnedTensor> w, b, dy;
         for (std::uint32_t i = 0; i < 3; ++i) {
-          w.push_back(random_tensor(stored, {s.in, s.out}, 2 + i, 0.3));
+          w.push_back(random_tensor(ops.stored_weights(), {s.in, s.out}, 2 + i, 0.3));
           b.push_back(random_tensor(real, {s.out}, 5 + i));
           dy.push_back(random_tensor(flow, wide, 8 + i));
         }

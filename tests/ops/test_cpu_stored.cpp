@@ -41,7 +41,7 @@ constexpr Dtype kReal = Dtype::f32;
 
 std::vector<OwnedTensor> patches(Ops& ops, Dtypes stored, std::int64_t width) {
   const auto images = random_tensor(kReal, {3, 7, 4 * width, 3}, 1);
-  OwnedTensor cut = stored.written({3, 3 * 4, 2 * width * 3});
+  OwnedTensor cut = stored.written({3, 12, 2 * width * 3});
   ops.patches_forward({.images = images, .patch_rows = 2, .patch_columns = width, .patches = cut});
   return {cut};
 }

@@ -99,6 +99,34 @@ TEST(CpuRandomNormal, IsTheNormalOfThePhiloxStreamRoundedOnce) {
   }
 }
 
+/// Numbers of the reference, rounded once: bits of double matter to one in 10^8.
+void expect_initial_values(InitialValues a) {
+  const auto cpu = make_cpu_ops(2);
+  const auto reference = make_reference_ops();
+  for (const std::int64_t n : {1, 7, 33, 257, 40001}) {
+    for (const std::int64_t copies : {1, 3}) {
+      OwnedTensor got(Dtype::f32, {copies, n}), expected(Dtype::f64, {copies, n});
+      a.y = got;
+      cpu->initial_values(a);
+      a.y = expected;
+      reference->initial_values(a);
+      for (std::int64_t i = 0; i < copies * n; ++i)
+        ASSERT_EQ(got.as<float>()[i], static_cast<float>(expected.get(i))) << "value " << i << " of " << n;
+    }
+  }
+}
+
+TEST(CpuInitialValues, AreThoseOfTheReferenceRoundedOnce) {
+  using Number = InitialValues::Number;
+  for (const Number number : {Number::one, Number::uniform, Number::normal, Number::truncated_normal}) {
+    for (const std::uint64_t first : {std::uint64_t{0}, std::uint64_t{5}, (std::uint64_t{1} << 34) - 10}) {
+      SCOPED_TRACE(text("number ", static_cast<int>(number), " from ", first));
+      expect_initial_values(
+          {.number = number, .scale = 0.3, .seed = 77, .tensor = 3, .first_index = first, .y = Tensor()});
+    }
+  }
+}
+
 TEST(CpuAllFinite, SeesOneNaNOrInfinityAnywhere) {
   const auto ops = make_cpu_ops(2);
   for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity(),

@@ -13,9 +13,10 @@ namespace {
 std::vector<std::vector<double>> whole(const std::vector<ParameterSpec>& table, const InitialWeights& weights,
                                        std::uint64_t seed, bool alike) {
   const std::unique_ptr<Device> device = make_cpu_device();
+  const auto ops = make_cpu_ops(2);
   const testing::TableMemory memory(*device, Dtype::f32, table);
   for (std::size_t i = 0; i < table.size(); ++i) {
-    initialize(*device, table[i], seed, static_cast<std::uint32_t>(i), alike, 0, memory.tensors[i]);
+    initialize(*ops, table[i], seed, static_cast<std::uint32_t>(i), alike, 0, memory.tensors[i]);
   }
   weights.load(*device, 0, memory.tensors);
   std::vector<std::vector<double>> values;

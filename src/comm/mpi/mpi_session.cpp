@@ -1,6 +1,9 @@
 #include <array>
+#include <cstdlib>
 #include <exception>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <mpi.h>
 
@@ -24,13 +27,38 @@ void expect_tasks_to_meet(bool they_meet) {
                  "Start with srun --mpi=pmix ('srun --mpi=list' shows what this site has)");
 }
 
+/// What Open MPI leaves out while this lives in a process that nobody started together with others: networks, whose
+/// libraries take a quarter of a second to find out that there are none (PSM waits to calibrate a clock), and a daemon
+/// for processes that might be added. It reads this when it is initialised; what the user has set counts.
+class AloneInOpenMpi {
+ public:
+  AloneInOpenMpi() {
+    if (launcher_connects_tasks() || !launch_of_process().by.empty()) return;
+    for (const auto& [name, value] :
+         {std::pair{"OMPI_MCA_ess_singleton_isolated", "1"}, {"OMPI_MCA_pml", "ob1"}, {"OMPI_MCA_btl", "self"}}) {
+      if (std::getenv(name) == nullptr && setenv(name, value, 0) == 0) set_.push_back(name);
+    }
+  }
+  AloneInOpenMpi(const AloneInOpenMpi&) = delete;
+  AloneInOpenMpi& operator=(const AloneInOpenMpi&) = delete;
+  ~AloneInOpenMpi() {
+    for (const char* name : set_) unsetenv(name);
+  }
+
+ private:
+  std::vector<const char*> set_;
+};
+
 }  // namespace
 
 MpiSession::MpiSession(int& argc, char**& argv) : uncaught_(std::uncaught_exceptions()) {
   // Before MPI_Init: Open MPI ends there, with a code that says nothing, when it finds srun but no way to the others.
   expect_tasks_to_meet(launcher_connects_tasks());
   int level = MPI_THREAD_SINGLE;
-  check(MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &level));
+  {
+    const AloneInOpenMpi alone;
+    check(MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &level));
+  }
   check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
   check(MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN));
   VITRAIL_EXPECT(level == MPI_THREAD_MULTIPLE, ExitCode::usage,

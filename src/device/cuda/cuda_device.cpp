@@ -101,6 +101,7 @@ void* CudaDevice::allocate(std::int64_t bytes) {
   const cudaError_t rc = cudaMalloc(&memory, static_cast<std::size_t>(bytes));
   if (rc != cudaErrorMemoryAllocation) {
     check(rc);
+    check(cudaMemsetAsync(memory, 0, static_cast<std::size_t>(bytes), queue_.get()));
     return memory;
   }
   static_cast<void>(cudaGetLastError());  // ours now

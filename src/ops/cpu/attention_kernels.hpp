@@ -1,57 +1,65 @@
 #pragma once
-// Attention of one image and head. The scores exist only as a block of kQueryBlock rows in the caller's scratch.
+// Attention of some heads of one image. The scores exist only as a block of queries in the caller's scratch. T: float
+// or Bf16, of the tensors; all that is computed is f32.
 
 #include <cstdint>
 
+#include "base/bf16.hpp"
 #include "ops/dropout_mask.hpp"
 
 namespace vitrail::cpu {
 
-/// Query rows that are treated together. Fixed: the order of the sums of dk and dv depends on it.
-inline constexpr std::int64_t kQueryBlock = 64;
-
-/// Consecutive tokens of a head are `stride` elements apart, in all tensors.
+/// A token's heads follow each other; consecutive tokens are `heads` * `width` elements apart, in all tensors.
 struct HeadShape {
   std::int64_t queries;  // Tq
   std::int64_t keys;     // T
+  std::int64_t heads;    // H, of the tensors
   std::int64_t width;    // Dh
-  std::int64_t stride;   // H * Dh
 };
 
-/// Pointers are to the head's first element of token 0.
-struct AttentionHead {
-  const float* q;
-  const float* k;
-  const float* v;
-  float* out;
-  float* log_sum_exp;  // [queries]
+/// Heads that are computed side by side, where a call has a multiple of so many.
+std::int64_t heads_together(const HeadShape& shape);
+
+/// Pointers are to the first head's first element of token 0.
+template <class T>
+struct AttentionHeads {
+  const T* q;
+  const T* k;
+  const T* v;
+  T* out;
+  float* log_sum_exp;  // [count queries]
   HeadShape shape;
+  std::int64_t count;          // heads that are computed: bits do not depend on how they are shared out among calls
   const DropoutMask* dropout;  // of the probabilities, or nullptr
-  std::uint64_t first_index;   // of its query 0 and key 0; key by key, then query by query
+  std::uint64_t first_index;   // of query 0 and key 0; key by key, then query by query, then head by head
   float* scratch;              // attention_scratch(shape) floats, 64-byte aligned
-  bool bf16 = false;           // q, k, v and dout are rounded to bf16 as inputs of products; probabilities are not
+  bool round = false;          // q, k, v and dout to bf16, as inputs of products; probabilities are not
 };
-void attention_head(const AttentionHead& a);
+void attention_heads(const AttentionHeads<float>& a);
+void attention_heads(const AttentionHeads<Bf16>& a);
 
-struct AttentionHeadBackward {
-  const float* dout;
-  const float* q;
-  const float* k;
-  const float* v;
-  const float* out;
+/// The forward pass's `out` is not needed: <dout, out> of a query is the sum over the keys of p dp, which is at hand.
+template <class T>
+struct AttentionHeadsBackward {
+  const T* dout;
+  const T* q;
+  const T* k;
+  const T* v;
   const float* log_sum_exp;
-  float* dq;
-  float* dk;
-  float* dv;
+  T* dq;
+  T* dk;
+  T* dv;
   HeadShape shape;
+  std::int64_t count;
   const DropoutMask* dropout;
   std::uint64_t first_index;
   float* scratch;
-  bool bf16 = false;
+  bool round = false;
 };
-void attention_head_backward(const AttentionHeadBackward& a);
+void attention_heads_backward(const AttentionHeadsBackward<float>& a);
+void attention_heads_backward(const AttentionHeadsBackward<Bf16>& a);
 
-/// Floats of scratch that one head needs in either direction.
-std::int64_t attention_scratch(const HeadShape& shape);
+/// Floats of scratch that a thread needs in either direction.
+std::int64_t attention_scratch(const HeadShape& shape, bool dropout);
 
 }  // namespace vitrail::cpu

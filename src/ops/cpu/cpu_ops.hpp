@@ -17,6 +17,7 @@ class CpuOps final : public Ops {
   [[nodiscard]] Dtype real() const noexcept override { return Dtype::f32; }
   [[nodiscard]] Precision precision() const noexcept override { return precision_; }
   void seal() override { workspace_.seal(); }
+  [[nodiscard]] std::int64_t workspace_bytes() const noexcept override { return workspace_.bytes(); }
 
 #define VITRAIL_CPU_VERB(verb, Arguments) void run(const Arguments& a) override;
   VITRAIL_VERBS(VITRAIL_CPU_VERB)

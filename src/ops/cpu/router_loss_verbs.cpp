@@ -7,6 +7,7 @@
 
 #include "ops/cpu/cpu_ops.hpp"
 #include "ops/cpu/parallel.hpp"
+#include "ops/cpu/router_loss_kernels.hpp"
 
 namespace vitrail::cpu {
 
@@ -65,16 +66,48 @@ void sum_gates(const Group& g, const float* gates, double* totals) {
   }
 }
 
+/// Scratch for what is computed of several tokens at once.
+struct Run {
+  static constexpr std::int64_t kElements = 512;
+  static std::int64_t elements(std::int64_t experts) { return std::max(kElements, experts); }
+  /// Doubles.
+  static std::int64_t scratch(std::int64_t experts) { return 4 * elements(experts); }
+  Run(double* scratch, std::int64_t experts)
+      : tokens(elements(experts) / experts),
+        x(scratch),
+        y(x + elements(experts)),
+        tops(y + elements(experts)),
+        sums(tops + elements(experts)) {}
+  std::int64_t tokens;
+  double* x;     // [tokens E]
+  double* y;     // [tokens E]
+  double* tops;  // [tokens]
+  double* sums;  // [tokens]
+};
+/// body(first, count) for runs of the group's tokens.
+template <class Body>
+void for_runs(const Group& g, const Run& run, const Body& body) {
+  for (std::int64_t first = 0; first < g.tokens; first += run.tokens)
+    body(first, std::min(run.tokens, g.tokens - first));
+}
+
+/// run.x = the thresholds of tokens first .. first+count-1, once for every expert.
+void spread_thresholds(const Group& g, std::int64_t first, std::int64_t count, const Run& run) {
+  for (std::int64_t s = 0; s < count; ++s) std::fill_n(run.x + s * g.experts, g.experts, g.threshold(first + s));
+}
+
 /// load[e] = mean over the tokens of the chance 1 - Phi(r) that e would be selected again.
-void mean_load(const Group& g, double* load) {
+void mean_load(const Group& g, const Run& run, double* load) {
   std::fill_n(load, g.experts, 0.0);
   const double scale = 1.0 / (g.sigma * std::numbers::sqrt2);
-  for (std::int64_t s = 0; s < g.tokens; ++s) {
-    if (!g.counts(s)) continue;
-    const double threshold = g.threshold(s);
-    for (std::int64_t e = 0; e < g.experts; ++e)
-      load[e] += std::erfc((threshold - static_cast<double>(g.logits[s * g.experts + e])) * scale);
-  }
+  for_runs(g, run, [&](std::int64_t first, std::int64_t count) {
+    spread_thresholds(g, first, count, run);
+    erfc_run(run.x, g.logits + first * g.experts, scale, run.y, count * g.experts);
+    for (std::int64_t s = 0; s < count; ++s) {
+      if (!g.counts(first + s)) continue;
+      for (std::int64_t e = 0; e < g.experts; ++e) load[e] += run.y[s * g.experts + e];
+    }
+  });
   const double count = g.count();
   for (std::int64_t e = 0; e < g.experts; ++e) load[e] *= 0.5 / count;
 }
@@ -89,13 +122,21 @@ void first_choices(const Group& g, double* share) {
   for (std::int64_t e = 0; e < g.experts; ++e) share[e] /= count;
 }
 
-/// log of the sum of exp of the token's logits, without noise.
-double log_sum_exp(const Group& g, std::int64_t s) {
-  const float* const z = g.logits + s * g.experts;
-  const auto top = static_cast<double>(*std::max_element(z, z + g.experts));
-  double total = 0.0;
-  for (std::int64_t e = 0; e < g.experts; ++e) total += std::exp(static_cast<double>(z[e]) - top);
-  return top + std::log(total);
+/// run.sums = log of the sum of exp of each token's logits, without noise; of tokens first .. first+count-1.
+void log_sums(const Group& g, std::int64_t first, std::int64_t count, const Run& run) {
+  const float* const logits = g.logits + first * g.experts;
+  for (std::int64_t s = 0; s < count; ++s) {
+    const float* const z = logits + s * g.experts;
+    run.tops[s] = static_cast<double>(*std::max_element(z, z + g.experts));
+    std::fill_n(run.x + s * g.experts, g.experts, run.tops[s]);
+  }
+  exp_run(run.x, logits, run.y, count * g.experts);
+  for (std::int64_t s = 0; s < count; ++s) {
+    run.sums[s] = 0.0;
+    for (std::int64_t e = 0; e < g.experts; ++e) run.sums[s] += run.y[s * g.experts + e];
+  }
+  log_run(run.sums, run.sums, count);
+  for (std::int64_t s = 0; s < count; ++s) run.sums[s] += run.tops[s];
 }
 
 struct Spread {
@@ -130,15 +171,13 @@ void add_softmax_backward(const float* p, const double* dp, double* dz, std::int
   for (std::int64_t e = 0; e < n; ++e) dz[e] += static_cast<double>(p[e]) * (dp[e] - inner);
 }
 
-/// Through z and through the threshold; load_slope = scale * d CV2 / d load. [derived]
-void add_load_backward(const Group& g, std::int64_t s, const double* load_slope, double* dz) {
-  const double threshold = g.threshold(s);
+/// Through z and through the threshold; load_slope = scale * d CV2 / d load, bells = exp(-r^2/2). [derived]
+void add_load_backward(const Group& g, std::int64_t s, const double* load_slope, const double* bells, double* dz) {
   const double density_scale =
       std::numbers::inv_sqrtpi / std::numbers::sqrt2 / (g.sigma * static_cast<double>(g.tokens));
   double total = 0.0;
   for (std::int64_t e = 0; e < g.experts; ++e) {
-    const double r = (threshold - static_cast<double>(g.logits[s * g.experts + e])) / g.sigma;
-    const double c = load_slope[e] * density_scale * std::exp(-0.5 * r * r);
+    const double c = load_slope[e] * density_scale * bells[e];
     dz[e] += c;
     total += c;
   }
@@ -149,12 +188,14 @@ void add_load_backward(const Group& g, std::int64_t s, const double* load_slope,
 
 void CpuOps::run(const RouterLossesForward& a) {
   const std::int64_t experts = a.logits.shape[2];
-  const std::int64_t scratch = aligned_floats(4 * experts);  // two rows of doubles
+  const std::int64_t scratch = 2 * (Run::scratch(experts) + aligned_floats(2 * experts));  // and two rows of doubles
   float* const scratches = workspace_.floats(threads_ * scratch);
   for_each_unit(threads_, a.logits.shape[0], [&](std::int64_t group, int thread) {
     Group g = group_of(a, group);
     if (a.valid) g.valid = a.valid.as<std::uint8_t>() + group * g.tokens;
-    double* const totals = reinterpret_cast<double*>(scratches + thread * scratch);
+    auto* const doubles = reinterpret_cast<double*>(scratches + thread * scratch);
+    const Run run(doubles, experts);
+    double* const totals = doubles + Run::scratch(experts);
     double* const shares = totals + experts;
     double importance = 0.0;
     double load = 0.0;
@@ -168,12 +209,12 @@ void CpuOps::run(const RouterLossesForward& a) {
       first_choices(g, shares);
       for (std::int64_t e = 0; e < experts; ++e) gshard += shares[e] * totals[e];
       gshard *= static_cast<double>(experts) / count;
-      for (std::int64_t s = 0; s < g.tokens; ++s) {
-        const double size = g.counts(s) ? log_sum_exp(g, s) : 0.0;
-        z += size * size / count;
-      }
+      for_runs(g, run, [&](std::int64_t first, std::int64_t tokens) {
+        log_sums(g, first, tokens, run);
+        for (std::int64_t s = 0; s < tokens; ++s) z += g.counts(first + s) ? run.sums[s] * run.sums[s] / count : 0.0;
+      });
       if (g.noise != nullptr) {
-        mean_load(g, totals);
+        mean_load(g, run, totals);
         load = squared_variation(totals, experts);
       }
     }
@@ -186,11 +227,13 @@ void CpuOps::run(const RouterLossesForward& a) {
 
 void CpuOps::run(const RouterBackward& a) {
   const std::int64_t experts = a.logits.shape[2];
-  const std::int64_t scratch = aligned_floats(2 * 5 * experts);  // five rows of doubles
+  const std::int64_t scratch = 2 * (Run::scratch(experts) + aligned_floats(5 * experts));  // and five rows of doubles
   float* const scratches = workspace_.floats(threads_ * scratch);
   for_each_unit(threads_, a.logits.shape[0], [&](std::int64_t group, int thread) {
     const Group g = group_of(a, group);
-    double* const importance = reinterpret_cast<double*>(scratches + thread * scratch);
+    auto* const doubles = reinterpret_cast<double*>(scratches + thread * scratch);
+    const Run run(doubles, experts);
+    double* const importance = doubles + Run::scratch(experts);
     double* const load = importance + experts;
     double* const first = load + experts;  // d loss / d gates that is the same for all tokens
     double* const dgates = first + experts;
@@ -207,25 +250,34 @@ void CpuOps::run(const RouterBackward& a) {
     }
     const bool loaded = a.load_scale != 0.0 && g.noise != nullptr;
     if (loaded) {
-      mean_load(g, load);
+      mean_load(g, run, load);
       squared_variation_gradient(a.load_scale, load, experts);
     }
     const float* const dgate = a.dgate.as<float>() + group * g.tokens * g.choices;
     float* const dlogits = a.dlogits.as<float>() + group * g.tokens * experts;
-    for (std::int64_t s = 0; s < g.tokens; ++s) {
+    const auto token_backward = [&](std::int64_t s, const double* bells, double log_sum) {
       std::copy_n(first, experts, dgates);
       for (std::int64_t j = 0; j < g.choices; ++j)
         dgates[g.selected[s * g.choices + j]] += static_cast<double>(dgate[s * g.choices + j]);
       std::fill_n(dz, experts, 0.0);
       add_softmax_backward(g.gates + s * experts, dgates, dz, experts);
       if (a.importance_scale != 0.0) add_softmax_backward(g.gates_clean + s * experts, importance, dz, experts);
-      if (loaded) add_load_backward(g, s, load, dz);
+      if (loaded) add_load_backward(g, s, load, bells, dz);
       if (a.z_scale != 0.0) {
-        const double slope = 2.0 * a.z_scale / static_cast<double>(g.tokens) * log_sum_exp(g, s);
+        const double slope = 2.0 * a.z_scale / static_cast<double>(g.tokens) * log_sum;
         for (std::int64_t e = 0; e < experts; ++e) dz[e] += slope * static_cast<double>(g.gates_clean[s * experts + e]);
       }
       for (std::int64_t e = 0; e < experts; ++e) dlogits[s * experts + e] = static_cast<float>(dz[e]);
-    }
+    };
+    for_runs(g, run, [&](std::int64_t begin, std::int64_t tokens) {
+      if (a.z_scale != 0.0) log_sums(g, begin, tokens, run);
+      if (loaded) {
+        spread_thresholds(g, begin, tokens, run);
+        bell_run(run.x, g.logits + begin * experts, 1.0 / (g.sigma * std::numbers::sqrt2), run.y, tokens * experts);
+      }
+      for (std::int64_t s = 0; s < tokens; ++s)
+        token_backward(begin + s, run.y + s * experts, a.z_scale != 0.0 ? run.sums[s] : 0.0);
+    });
   });
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <numeric>
 
 #include "base/philox.hpp"
@@ -36,8 +37,8 @@ void compute_gates(const Arguments& a, std::int64_t begin, std::int64_t end) {
   }
 }
 
-/// The K largest gates of a token, descending, ties to the lower expert. NaN is never larger.
-void select_experts(const float* gates, std::int64_t experts, std::int64_t choices, std::int32_t* selected,
+/// The K largest gates of a token one after the other, each the first that no later one is larger than.
+void search_experts(const float* gates, std::int64_t experts, std::int64_t choices, std::int32_t* selected,
                     float* gate) {
   for (std::int64_t j = 0; j < choices; ++j) {
     std::int64_t best = -1;
@@ -47,6 +48,24 @@ void select_experts(const float* gates, std::int64_t experts, std::int64_t choic
     }
     selected[j] = static_cast<std::int32_t>(best);
     gate[j] = gates[best];
+  }
+}
+
+/// The K largest gates of a token, descending, ties to the lower expert. NaN is never larger.
+void select_experts(const float* gates, std::int64_t experts, std::int64_t choices, std::int32_t* selected,
+                    float* gate) {
+  std::int64_t found = 0;
+  for (std::int64_t e = 0; e < experts; ++e) {
+    const float x = gates[e];
+    if (std::isnan(x)) return search_experts(gates, experts, choices, selected, gate);  // has no place among others
+    if (found == choices && !(x > gate[choices - 1])) continue;
+    std::int64_t place = found < choices ? found++ : choices - 1;
+    for (; place > 0 && x > gate[place - 1]; --place) {
+      gate[place] = gate[place - 1];
+      selected[place] = selected[place - 1];
+    }
+    gate[place] = x;
+    selected[place] = static_cast<std::int32_t>(e);
   }
 }
 

@@ -76,7 +76,7 @@ float SigmoidLoss(const float* logits, const float* targets, float scale, float*
 }
 
 double SquareSum(const float* x, std::int64_t n) {
-  constexpr std::int64_t kSums = 16;
+  constexpr std::int64_t kSums = 32;  // as many chains as hide the latency of an addition
   const hn::ScalableTag<double> d;
   const hn::Rebind<float, decltype(d)> half;
   constexpr auto kStep = static_cast<std::int64_t>(hn::MaxLanes(d));
@@ -85,7 +85,7 @@ double SquareSum(const float* x, std::int64_t n) {
   for (auto& s : sums) s = hn::Zero(d);
   std::int64_t i = 0;
   for (; i + kSums <= n; i += kSums) {
-#pragma GCC unroll 16
+#pragma GCC unroll 32
     for (std::int64_t s = 0; s < kSums / kStep; ++s) {
       const auto wide = hn::PromoteTo(d, hn::LoadU(half, x + i + s * kStep));
       sums[s] = hn::MulAdd(wide, wide, sums[s]);  // exact products: a fused and an unfused sum are the same

@@ -9,7 +9,7 @@ namespace vitrail::cpu {
 float softmax_loss(const float* logits, const float* targets, float scale, float* dlogits, std::int64_t classes);
 float sigmoid_loss(const float* logits, const float* targets, float scale, float* dlogits, std::int64_t classes);
 
-/// sum of x^2 in double: 16 partial sums (element i belongs to sum i mod 16), then their tree. The same on every
+/// sum of x^2 in double: 32 partial sums (element i belongs to sum i mod 32), then their tree. The same on every
 /// instruction set.
 double square_sum(const float* x, std::int64_t n);
 

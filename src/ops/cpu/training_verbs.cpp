@@ -1,4 +1,4 @@
-// Losses, predictions, random numbers and the update.
+// Losses, predictions and the update.
 
 #include <algorithm>
 #include <atomic>
@@ -16,7 +16,19 @@ namespace vitrail::cpu {
 
 namespace {
 constexpr std::int64_t kElements = 1 << 14;  // of a unit of work
+
+/// body(block) for every block of an update. A thread takes many that follow each other: memory is read in long
+/// streams, and where it is touched for the first time no two threads clear the same huge page.
+template <class Body>
+void for_each_block(int threads, std::int64_t blocks, const Body& body) {
+  constexpr std::int64_t kMostBlocks = 128;
+  const std::int64_t together = std::clamp<std::int64_t>(blocks / (8 * threads), 1, kMostBlocks);
+  for_each_piece(threads, blocks, together, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t block = begin; block < end; ++block) body(block);
+  });
 }
+
+}  // namespace
 
 void CpuOps::run(const OneHot& a) {
   const std::int64_t classes = a.targets.shape[1];
@@ -65,15 +77,6 @@ void CpuOps::run(const Predict& a) {
   });
 }
 
-void CpuOps::run(const RandomNormal& a) {
-  const Philox random(a.seed, a.purpose, a.step, a.layer);
-  float* const y = a.y.as<float>();
-  for_each_piece(threads_, a.y.elements(), kElements / 16, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i)
-      y[i] = static_cast<float>(random.normal(a.first_index + static_cast<std::uint64_t>(i)));
-  });
-}
-
 void CpuOps::run(const Accumulate& a) {
   for_each_piece(threads_, a.y.elements(), kElements, [&](std::int64_t begin, std::int64_t end) {
     add_into(a.x.as<float>() + begin, a.y.as<float>() + begin, end - begin);
@@ -82,7 +85,7 @@ void CpuOps::run(const Accumulate& a) {
 
 void CpuOps::run(const BlockSquareSums& a) {
   const std::int64_t* const begin = a.block_begin.as<std::int64_t>();
-  for_each_unit(threads_, a.sums.elements(), [&](std::int64_t block, int) {
+  for_each_block(threads_, a.sums.elements(), [&](std::int64_t block) {
     a.sums.as<double>()[block] = square_sum(a.x.as<float>() + begin[block], begin[block + 1] - begin[block]);
   });
 }
@@ -117,7 +120,7 @@ void CpuOps::run(const AdamWStep& a) {
   common.correction2 = static_cast<float>(1.0 / (1.0 - std::pow(a.beta2, updates)));
   common.epsilon = static_cast<float>(a.epsilon);
   common.learning_rate = static_cast<float>(a.learning_rate);
-  for_each_unit(threads_, a.decay.elements(), [&](std::int64_t block, int) {
+  for_each_block(threads_, a.decay.elements(), [&](std::int64_t block) {
     AdamWRun run = common;
     run.gradient = a.gradient.as<float>() + begin[block];
     run.parameter = a.parameter.as<float>() + begin[block];

@@ -19,6 +19,7 @@ class Workspace {
   /// after seal(), and Error (usage) when there is not enough memory.
   float* floats(std::int64_t count);
   void seal() noexcept { sealed_ = true; }
+  [[nodiscard]] std::int64_t bytes() const noexcept { return capacity_ * std::int64_t{sizeof(float)}; }
 
  private:
   void release() noexcept;

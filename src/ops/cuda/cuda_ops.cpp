@@ -8,6 +8,12 @@ CudaOps::CudaOps(StreamDevice& device, Precision precision)
       scratch_{Workspace(device), Workspace(device), Workspace(device), Workspace(device)},
       gemm_(device) {}
 
+std::int64_t CudaOps::workspace_bytes() const noexcept {
+  std::int64_t bytes = 0;
+  for (const Workspace& block : scratch_) bytes += block.capacity();
+  return bytes;
+}
+
 void CudaOps::seal() {
   for (Workspace& block : scratch_) block.seal();
   gemm_.seal();

@@ -25,7 +25,9 @@ class CudaOps final : public Ops {
   [[nodiscard]] Dtype stored() const noexcept override {
     return precision_ == Precision::bf16 ? Dtype::bf16 : Dtype::f32;
   }
+  [[nodiscard]] Dtype stored_weights() const noexcept override { return stored(); }
   void seal() override;
+  [[nodiscard]] std::int64_t workspace_bytes() const noexcept override;
 
 #define VITRAIL_CUDA_VERB(verb, Arguments) void run(const Arguments& a) override;
   VITRAIL_VERBS(VITRAIL_CUDA_VERB)

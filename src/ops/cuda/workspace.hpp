@@ -18,6 +18,7 @@ class Workspace {
   /// Error (usage) when there is not enough memory. Growing waits for the device.
   void* bytes(std::int64_t count);
   void seal() noexcept { sealed_ = true; }
+  [[nodiscard]] std::int64_t capacity() const noexcept { return capacity_; }  ///< bytes
 
  private:
   Device& device_;

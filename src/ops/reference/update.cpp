@@ -12,6 +12,32 @@ void random_normal(const RandomNormal& a) {
     a.y.as<T>()[i] = random.normal(a.first_index + static_cast<std::uint64_t>(i));
 }
 
+// number `index` of a parameter tensor
+double initial_number(const InitialValues& a, std::uint64_t index) {
+  switch (a.number) {
+    case InitialValues::Number::one:
+      break;
+    case InitialValues::Number::uniform:
+      return 2.0 * Philox(a.seed, Purpose::initialisation, 0, a.tensor).uniform(index) - 1.0;
+    case InitialValues::Number::normal:
+      return Philox(a.seed, Purpose::initialisation, 0, a.tensor).normal(index);
+    case InitialValues::Number::truncated_normal:
+      for (std::uint64_t step = 0;; ++step) {
+        const double x = Philox(a.seed, Purpose::initialisation, step, a.tensor).normal(index);
+        if (std::abs(x) <= InitialValues::kTruncatedAt) return x;
+      }
+  }
+  return 1.0;
+}
+
+// y[c,i] = scale * number first_index + i, for all copies c
+template <class T>
+void initial_values(const InitialValues& a) {
+  const std::int64_t n = a.y.shape[1];
+  for (std::int64_t i = 0; i < a.y.elements(); ++i)
+    a.y.as<T>()[i] = a.scale * initial_number(a, a.first_index + static_cast<std::uint64_t>(i % n));
+}
+
 // y = y + x
 template <class T>
 void accumulate(const Accumulate& a) {
@@ -120,6 +146,7 @@ void all_finite(const AllFinite& a) {
 }
 
 VITRAIL_REFERENCE_VERB(random_normal, RandomNormal)
+VITRAIL_REFERENCE_VERB(initial_values, InitialValues)
 VITRAIL_REFERENCE_VERB(accumulate, Accumulate)
 VITRAIL_REFERENCE_VERB(block_square_sums, BlockSquareSums)
 VITRAIL_REFERENCE_VERB(clip_scale, ClipScale)

@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Trains the same models with vitrail-bench and with PyTorch, in turn on this machine, and prints a table of the ratios.
+
+    tests/bench/compare_with_pytorch.py --peer 'python torch_vmoe.py' [--programs build/release] [--rounds 3]
+                                        [--threads N] [--case MODEL:BATCH:PRECISION ...]
+
+The peer is any command that takes --model, --batch, --threads and --dtype, times whole training steps (forward, backward,
+AdamW), and prints one JSON line with the keys of `vitrail-bench step --json`: images_per_s, gflops, step_s, peak_gflops
+(with --peak), peak_rss_GiB, first_step_s. Every round runs each side once; of each side the median counts. The ceiling is
+the largest GEMM peak that either side measured in any round. What is in the environment (LD_PRELOAD ...) is the peer's
+alone: name it in PEER_ENVIRONMENT, as NAME=VALUE NAME=VALUE.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+CASES = [
+    f"{model}:{batch}:{precision}"
+    for model, batch in (("s32", 16), ("b16", 8), ("s32-e32", 16), ("b16-dense", 8), ("fmnist", 64))
+    for precision in ("f32", "bf16")
+]
+
+
+def last_json(command, environment=None):
+    """The last JSON line that a command prints."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode != 0 or not lines:
+        sys.exit(f"{shlex.join(command)} returned {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return json.loads(lines[-1])
+
+
+def ours(programs, model, batch, precision, threads):
+    which = ["--preset", "fmnist"] if model == "fmnist" else ["--model", model]
+    command = [str(programs / "vitrail-bench"), "step", *which, "--batch", batch, "--threads", str(threads)]
+    return last_json([*command, "--precision", precision, "--seconds", "2", "--json"])
+
+
+def theirs(peer, model, batch, precision, threads):
+    environment = dict(os.environ)
+    environment.update(pair.split("=", 1) for pair in shlex.split(os.environ.get("PEER_ENVIRONMENT", "")))
+    command = [*shlex.split(peer), "--model", model, "--batch", batch, "--threads", str(threads), "--dtype", precision]
+    return last_json([*command, "--peak"], environment)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", required=True)
+    parser.add_argument("--programs", type=Path, default=Path("build/release"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--case", nargs="+", default=CASES, help="MODEL:BATCH:PRECISION")
+    arguments = parser.parse_args()
+    print("| model, batch, precision | images/s | peer's | ratio | GFLOP/s | of the peak | memory, GiB | peer's | first step, s | peer's |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for case in arguments.case:
+        model, batch, precision = case.split(":")
+        rounds = [
+            (
+                ours(arguments.programs, model, batch, precision, arguments.threads),
+                theirs(arguments.peer, model, batch, precision, arguments.threads),
+            )
+            for _ in range(arguments.rounds)
+        ]
+
+        def median(side, key, rounds=rounds):
+            return statistics.median(one[side][key] for one in rounds)
+
+        peak = max(one[side].get("peak_gflops") or 0 for one in rounds for side in (0, 1))
+        ratio = median(0, "images_per_s") / median(1, "images_per_s")
+        print(
+            f"| {model}, {batch}, {precision} | {median(0, 'images_per_s'):.4g} | {median(1, 'images_per_s'):.4g} "
+            f"| {ratio:.2f} | {median(0, 'gflops'):.0f} | {median(0, 'gflops') / peak:.2f} of {peak:.0f} "
+            f"| {median(0, 'peak_rss_GiB'):.2f} | {median(1, 'peak_rss_GiB'):.2f} "
+            f"| {median(0, 'first_step_s'):.1f} | {median(1, 'first_step_s'):.1f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
