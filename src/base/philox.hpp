@@ -29,7 +29,7 @@ enum class Purpose : std::uint16_t {
 
 class Philox {
  public:
-  Philox(std::uint64_t seed, Purpose purpose, std::uint64_t step, std::uint32_t layer = 0)
+  constexpr Philox(std::uint64_t seed, Purpose purpose, std::uint64_t step, std::uint32_t layer = 0)
       : key_{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)},
         step_(static_cast<std::uint32_t>(step)),
         stream_((static_cast<std::uint32_t>(purpose) << 16) | layer) {}
