@@ -51,8 +51,12 @@ def changed_files(base):
 
 
 def compiled_files(build):
-    """The sources of ours that this build compiles."""
+    """The sources of ours that this build compiles; leaves their commands in DIR/tidy, without g++'s precompiled headers."""
     commands = json.loads((build / "compile_commands.json").read_text(encoding="utf-8"))
+    for command in commands:
+        command["command"] = re.sub(r" -include \S*/cmake_pch\.hxx| -Winvalid-pch", "", command["command"])
+    (build / "tidy").mkdir(exist_ok=True)
+    (build / "tidy" / "compile_commands.json").write_text(json.dumps(commands), encoding="utf-8")
     files = (Path(command["directory"], command["file"]).resolve() for command in commands)
     return {file.relative_to(ROOT).as_posix() for file in files if file.is_relative_to(ROOT)}
 
@@ -70,7 +74,7 @@ def source_of_header(path, compiled):
 
 def tidy(source, build):
     """(passed, what it printed) of one source."""
-    command = [CLANG_TIDY, "-p", str(build), "--quiet", "--extra-arg=-Wno-unknown-warning-option"]
+    command = [CLANG_TIDY, "-p", str(build / "tidy"), "--quiet", "--extra-arg=-Wno-unknown-warning-option"]
     command += [f"--extra-arg-before=-include{ROOT}/tests/tidy/source_location.hpp", str(ROOT / source)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     errors = [line for line in done.stderr.splitlines() if not re.fullmatch(r"\d+ warnings? generated\.", line)]

@@ -33,6 +33,7 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export OMP_WAIT_POLICY=passive # several tests at once share the cores
 if command -v ccache >/dev/null; then
   export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
+  export CCACHE_SLOPPINESS=pch_defines,time_macros # what it asks for to keep files with precompiled headers
 fi
 
 times=()
@@ -78,7 +79,7 @@ step "configure sanitize" configure sanitize
 step "build sanitize" build sanitize --target sanitized
 if command -v nvcc >/dev/null; then
   step "configure cuda" configure cuda
-  step "build cuda" build cuda --target test_cuda ranks_comm
+  step "build cuda" build cuda --target test_cuda ranks_comm vitrail-train
   if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then
     step "tests on a GPU" run_ctest cuda -L '^gpu$'
     cuda_said="cuda: compiled; tests on a GPU passed"
