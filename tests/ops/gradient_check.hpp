@@ -2,6 +2,8 @@
 // Holds the gradient that a backward verb computes in f64 against the derivative of the forward verb by complex step:
 // f(x + ih) = f(x) + ih f'(x) in c128 with h = 1e-30 gives f' without subtraction, to about 1e-15.
 
+#include <cmath>
+#include <complex>
 #include <functional>
 #include <map>
 #include <string>

@@ -1,6 +1,8 @@
 // Calls of the losses and the update for test_cpu_ops.cpp, and what is particular to them.
 
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include <gtest/gtest.h>
 
