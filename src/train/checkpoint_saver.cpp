@@ -64,7 +64,7 @@ CheckpointSaver::CheckpointSaver(Communicator& world, Device& device, std::files
     : device_(device), patience_s_(patience_s), work_(std::make_unique<Work>()) {
   work_->world = world.split(0);
   work_->run_dir = std::move(run_dir);
-  work_->options = options;
+  work_->options = std::move(options);
   work_->buffer = buffer_for(device, pieces);
   auto* place = static_cast<std::byte*>(work_->buffer.view().data);
   for (const CheckpointPiece& piece : pieces) {

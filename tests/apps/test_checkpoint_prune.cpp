@@ -5,7 +5,7 @@
 namespace vitrail {
 namespace {
 
-std::vector<ListedCheckpoint> complete(std::vector<std::int64_t> steps) {
+std::vector<ListedCheckpoint> complete(const std::vector<std::int64_t>& steps) {
   std::vector<ListedCheckpoint> all;
   for (const std::int64_t step : steps) {
     ListedCheckpoint one;

@@ -9,6 +9,7 @@ constexpr std::int64_t kGiB = std::int64_t{1} << 30;
 
 std::vector<Pinning> pinned(std::vector<std::vector<int>> ranks, int online) {
   std::vector<Pinning> all;
+  all.reserve(ranks.size());
   for (auto& cpus : ranks) all.push_back({"n1", std::move(cpus), online});
   return all;
 }

@@ -114,10 +114,10 @@ TEST(LaunchCheck, ComparesSettingsAndWhatTheDataHoldsButNotWhereThingsAre) {
   options.add("seed", seed, "N", "");
   const Json before = compared_settings(options, "a");
   data = "there";
-  gpu = 1;
+  gpu = 1;  // NOLINT(clang-analyzer-deadcode.DeadStores): read through `options`
   EXPECT_EQ(compared_settings(options, "a"), before);
   EXPECT_FALSE(compared_settings(options, "b") == before);
-  seed = 1;
+  seed = 1;  // NOLINT(clang-analyzer-deadcode.DeadStores): as above
   EXPECT_FALSE(compared_settings(options, "a") == before);
 }
 

@@ -31,6 +31,7 @@ class RunOptionsTest : public ::testing::Test {
     add_model_options(options, read.run, texts);
     words.insert(words.begin(), "test");
     std::vector<const char*> arguments;
+    arguments.reserve(words.size());
     for (const std::string& word : words) arguments.push_back(word.c_str());
     EXPECT_TRUE(options.parse(static_cast<int>(arguments.size()), arguments.data()));
     apply_run_options(options, read.run, texts);

@@ -2,10 +2,10 @@
 """Trains the same models with vitrail-bench and with PyTorch, in turn on this machine, and prints a table of the ratios.
 
     tests/bench/compare_with_pytorch.py --peer 'python torch_vmoe.py' [--programs build/release] [--rounds 3]
-                                        [--threads N] [--case MODEL:BATCH:PRECISION ...]
+                                        [--threads N] [--case MODEL:BATCH:PRECISION[:MORE] ...]
 
-The peer is any command that takes --model, --batch, --threads and --dtype, times whole training steps (forward, backward,
-AdamW), and prints one JSON line with the keys of `vitrail-bench step --json`: images_per_s, gflops, step_s, peak_gflops
+The peer is any command that takes --model, --batch, --threads and --dtype (and MORE of a case), times whole training
+steps (forward, backward, AdamW), and prints one JSON line with the keys of `vitrail-bench step --json`: images_per_s, gflops, step_s, peak_gflops
 (with --peak), peak_rss_GiB, first_step_s. Every round runs each side once; of each side the median counts. The ceiling is
 the largest GEMM peak that either side measured in any round. What is in the environment (LD_PRELOAD ...) is the peer's
 alone: name it in PEER_ENVIRONMENT, as NAME=VALUE NAME=VALUE.
@@ -20,11 +20,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+# The last part is what the peer is fastest with.
 CASES = [
-    f"{model}:{batch}:{precision}"
-    for model, batch in (("s32", 16), ("b16", 8), ("s32-e32", 16), ("b16-dense", 8), ("fmnist", 64))
+    f"{model}:{batch}:{precision}:{more}"
+    for model, batch, more in (
+        ("s32", 16, ""),
+        ("b16", 8, ""),
+        ("s32-e32", 16, ""),
+        ("b16-dense", 8, ""),
+        ("fmnist", 64, "--attention math --compile"),
+    )
     for precision in ("f32", "bf16")
 ]
+COLUMNS = ["model, batch, precision", "images/s", "peer's", "ratio", "GFLOP/s", "of the peak", "memory, GiB", "peer's"]
+COLUMNS += ["first step, s", "peer's"]
 
 
 def last_json(command, environment=None):
@@ -42,11 +51,11 @@ def ours(programs, model, batch, precision, threads):
     return last_json([*command, "--precision", precision, "--seconds", "2", "--json"])
 
 
-def theirs(peer, model, batch, precision, threads):
+def theirs(peer, model, batch, precision, threads, more):
     environment = dict(os.environ)
     environment.update(pair.split("=", 1) for pair in shlex.split(os.environ.get("PEER_ENVIRONMENT", "")))
     command = [*shlex.split(peer), "--model", model, "--batch", batch, "--threads", str(threads), "--dtype", precision]
-    return last_json([*command, "--peak"], environment)
+    return last_json([*command, *shlex.split(more), "--peak"], environment)
 
 
 def main():
@@ -55,16 +64,16 @@ def main():
     parser.add_argument("--programs", type=Path, default=Path("build/release"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--case", nargs="+", default=CASES, help="MODEL:BATCH:PRECISION")
+    parser.add_argument("--case", nargs="+", default=CASES, help="MODEL:BATCH:PRECISION[:MORE]")
     arguments = parser.parse_args()
-    print("| model, batch, precision | images/s | peer's | ratio | GFLOP/s | of the peak | memory, GiB | peer's | first step, s | peer's |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("|", " | ".join(COLUMNS), "|")
+    print("|---" * len(COLUMNS) + "|")
     for case in arguments.case:
-        model, batch, precision = case.split(":")
+        model, batch, precision, more = (case + ":").split(":")[:4]
         rounds = [
             (
                 ours(arguments.programs, model, batch, precision, arguments.threads),
-                theirs(arguments.peer, model, batch, precision, arguments.threads),
+                theirs(arguments.peer, model, batch, precision, arguments.threads, more),
             )
             for _ in range(arguments.rounds)
         ]

@@ -21,6 +21,7 @@ std::int64_t peak_bytes() {
 
 std::vector<TensorInfo> tensors() {
   std::vector<TensorInfo> infos;
+  infos.reserve(2003);
   for (int block = 0; block < 3; ++block) {
     infos.push_back({text("encoderblock_", block, "/Moe/Mlp/Dense_0/kernel"), {8, 512, 6000}, Dtype::f32});
   }

@@ -72,6 +72,7 @@ inline FlaxTensor random_tensor(const std::string& name, Shape shape, Dtype dtyp
 
 inline std::vector<TensorInfo> infos_of(const std::vector<FlaxTensor>& tensors) {
   std::vector<TensorInfo> infos;
+  infos.reserve(tensors.size());
   for (const FlaxTensor& tensor : tensors) infos.push_back(tensor.info);
   return infos;
 }

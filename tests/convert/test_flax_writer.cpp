@@ -72,7 +72,7 @@ TEST(FlaxWriter, WritesTheSameBytesAsTheOfficialWriter) {
     for (const Json& file : config.at("files").items()) names.push_back(file.as_string());
     EXPECT_EQ(folder.names(), names);
     for (const std::string& file : names) {
-      EXPECT_TRUE(content_of(folder / file) == content_of(golden(name + "/" + file))) << name << " " << file;
+      EXPECT_TRUE(content_of(folder / file) == content_of(golden(text(name, "/", file)))) << name << " " << file;
     }
   }
 }
@@ -124,8 +124,9 @@ TEST(FlaxWriter, RefusesToFinishWithoutAllElements) {
   const Error error = error_of([&] { sink->finish(); });
   EXPECT_EQ(error.code(), ExitCode::checkpoint);
   EXPECT_NE(std::string(error.what()).find("'params/kernel'"), std::string::npos);
-  EXPECT_EQ(error_of([&] { sink->write(ConstTensor(tensors[0].bytes.data(), {7 * 33}, Dtype::f32)); }).code(),
-            ExitCode::checkpoint);
+  EXPECT_EQ(
+      error_of([&] { sink->write(ConstTensor(tensors[0].bytes.data(), {std::int64_t{7} * 33}, Dtype::f32)); }).code(),
+      ExitCode::checkpoint);
   EXPECT_EQ(error_of([&] { sink->write(ConstTensor(tensors[0].bytes.data(), {1}, Dtype::i32)); }).code(),
             ExitCode::checkpoint);
 }

@@ -116,7 +116,7 @@ TEST_F(H5, KeepsInfinitiesAndNaNsWhenConverting) {
 
 TEST_F(H5, ReadsAndWritesRegions) {
   h5::File both = h5::File::create(file("a.h5"), ExitCode::data);
-  std::vector<std::int32_t> table(6 * 5);
+  std::vector<std::int32_t> table(std::size_t{6} * 5);
   std::iota(table.begin(), table.end(), 0);
   h5::Dataset dataset = both.create_dataset("table", Dtype::i32, {6, 5}, {.chunk = {2, 5}, .checksum = true});
   dataset.write_region(Dtype::i32, {0, 0}, {4, 5}, table.data());
@@ -292,6 +292,7 @@ TEST_F(H5, ServesSeveralThreadsAtOnce) {
     }
   };
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int which = 0; which < 4; ++which) threads.emplace_back(work, which);
   for (std::thread& thread : threads) thread.join();
 }

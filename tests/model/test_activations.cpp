@@ -93,7 +93,7 @@ TEST(Activations, OfEvaluationGrowWithTheNumberOfBlocksByWhatIsCountedAlone) {
   EXPECT_EQ(bytes(4, false, false), bytes(12, false, false));
   // Seven small tensors for each of the four more sparse blocks, which an arena rounds up.
   EXPECT_GT(bytes(12, true, false), bytes(4, true, false));
-  EXPECT_LE(bytes(12, true, false), bytes(4, true, false) + 4 * 7 * 64);
+  EXPECT_LE(bytes(12, true, false), bytes(4, true, false) + std::int64_t{4} * 7 * 64);
   EXPECT_LT(bytes(12, true, false), bytes(12, true, false, true));
   EXPECT_LT(bytes(12, true, false, true), bytes(12, true, true));
   EXPECT_LT(bytes(4, true, true), bytes(12, true, true));

@@ -192,7 +192,7 @@ TEST_P(CpuGemm, OfTheShorterLastPieceNeedsNoMoreScratch) {
   Workspace workspace;
   float* const scratch =
       workspace.floats(gemm.scratch(rows, whole(6), whole(9), a.operand(), b.operand(), Into::overwrite));
-  std::vector<float> c(20 * 6);
+  std::vector<float> c(std::size_t{20} * 6);
   for (std::int64_t i = 0; i < rows.pieces(); ++i) {
     gemm(rows.length(i), 6, 9, {a.values.data() + rows.begin(i) * a.stride(), a.stride()}, b.operand(), Into::overwrite,
          c.data() + rows.begin(i) * 6, scratch);

@@ -1,7 +1,8 @@
 // Calls of the losses and the update for test_cpu_ops.cpp, and what is particular to them.
 
+#include <bit>
 #include <cmath>
-#include <cstring>
+#include <cstdint>
 #include <limits>
 
 #include <gtest/gtest.h>
@@ -37,9 +38,11 @@ VerbCase update_case(std::int64_t n, std::int64_t updates, double clip_absolute)
   return {case_name("update", {n, updates}) + (clip_absolute > 0.0 ? "_clipped" : ""),
           [=](Ops& ops) -> std::vector<OwnedTensor> {
             const Dtype real = ops.real();
+            const std::int64_t third = n / 3;
+            const std::int64_t last_quarter = n - n / 4;
             const OwnedTensor begin(Dtype::i64, {5},
-                                    {0, static_cast<double>(n / 3), static_cast<double>(n / 3),
-                                     static_cast<double>(n - n / 4), static_cast<double>(n)});
+                                    {0, static_cast<double>(third), static_cast<double>(third),
+                                     static_cast<double>(last_quarter), static_cast<double>(n)});
             const OwnedTensor decay(Dtype::f64, {4}, {0.1, 0.0, 0.0, 0.3});
             const OwnedTensor multiplier(Dtype::f64, {4}, {1.0, 1.0, 0.5, 2.0});
             const OwnedTensor frozen(Dtype::u8, {4}, {0, 0, 1, 0});
@@ -96,7 +99,8 @@ TEST(CpuRandomNormal, IsTheNormalOfThePhiloxStreamRoundedOnce) {
         {.seed = 77, .purpose = Purpose::router_noise, .step = 5, .layer = 3, .first_index = 1048, .y = y});
     for (std::int64_t i = 0; i < n; ++i) {
       const auto expected = static_cast<float>(random.normal(1048 + static_cast<std::uint64_t>(i)));
-      ASSERT_EQ(std::memcmp(&expected, y.as<float>() + i, sizeof expected), 0) << "value " << i;
+      ASSERT_EQ(std::bit_cast<std::uint32_t>(expected), std::bit_cast<std::uint32_t>(y.as<float>()[i]))
+          << "value " << i;
     }
   }
 }

@@ -138,7 +138,7 @@ TEST(ReferenceGradient, DropoutOfGradientsIsTheDerivative) {
     ops.dropout({.x = in["x"], .residual = in["residual"], .draw = draw, .y = out["y"]});
     return out;
   };
-  test.backward = [=](Ops& ops, Tensors, Tensors, Tensors cotangent) {
+  test.backward = [=](Ops& ops, const Tensors&, const Tensors&, Tensors cotangent) {
     Tensors gradient;
     gradient["x"] = empty({23});
     gradient["residual"] = cotangent["y"];
@@ -157,7 +157,7 @@ TEST(ReferenceGradient, MeanTokensBackwardIsTheDerivative) {
     ops.mean_tokens_forward({.x = in["x"], .y = out["y"]});
     return out;
   };
-  test.backward = [](Ops& ops, Tensors, Tensors, Tensors cotangent) {
+  test.backward = [](Ops& ops, const Tensors&, const Tensors&, Tensors cotangent) {
     Tensors gradient;
     gradient["x"] = empty({3, 4, 2});
     ops.mean_tokens_backward({.dy = cotangent["y"], .dx = gradient["x"]});

@@ -23,7 +23,8 @@ INSTANTIATE_TEST_SUITE_P(Variants, ReferenceGradients,
                          });
 
 TEST_P(ReferenceGradients, EmbedTokensBackwardIsTheDerivative) {
-  const auto [leaves, experts, optional] = GetParam();
+  const std::int64_t leaves = GetParam().leaves;
+  const bool optional = GetParam().optional;
   const std::int64_t images = 2, patches = 3, width = 4, tokens = patches + (optional ? 1 : 0);
   GradientCase test;
   test.inputs["patches"] = f64({leaves, images, patches, width}, 1);
@@ -37,7 +38,7 @@ TEST_P(ReferenceGradients, EmbedTokensBackwardIsTheDerivative) {
         {.patches = in["patches"], .class_token = in["class_token"], .positions = in["positions"], .x = out["x"]});
     return out;
   };
-  test.backward = [=](Ops& ops, Tensors in, Tensors, Tensors cotangent) {
+  test.backward = [=](Ops& ops, const Tensors& in, const Tensors&, Tensors cotangent) {
     Tensors gradient;
     for (const auto& [name, input] : in) gradient[name] = OwnedTensor(Dtype::f64, input.shape());
     ops.embed_tokens_backward({.dx = cotangent["x"],
@@ -50,7 +51,9 @@ TEST_P(ReferenceGradients, EmbedTokensBackwardIsTheDerivative) {
 }
 
 TEST_P(ReferenceGradients, LayernormBackwardIsTheDerivative) {
-  const auto [leaves, experts, optional] = GetParam();
+  const std::int64_t leaves = GetParam().leaves;
+  const std::int64_t experts = GetParam().experts;
+  const bool optional = GetParam().optional;
   const Shape shape{leaves, 3, 5};
   const bool bias = experts == 3;
   GradientCase test;
@@ -66,7 +69,7 @@ TEST_P(ReferenceGradients, LayernormBackwardIsTheDerivative) {
     if (optional) out["residual"] = in["x"];
     return out;
   };
-  test.backward = [=](Ops& ops, Tensors in, Tensors, Tensors cotangent) {
+  test.backward = [=](Ops& ops, Tensors in, const Tensors&, Tensors cotangent) {
     Tensors gradient;
     for (const auto& [name, input] : in) gradient[name] = OwnedTensor(Dtype::f64, input.shape());
     OwnedTensor y(Dtype::f64, shape), mean(Dtype::f64, {leaves, 3}), rstd(Dtype::f64, {leaves, 3});
@@ -86,7 +89,9 @@ TEST_P(ReferenceGradients, LayernormBackwardIsTheDerivative) {
 }
 
 TEST_P(ReferenceGradients, LinearBackwardIsTheDerivative) {
-  const auto [leaves, experts, optional] = GetParam();
+  const std::int64_t leaves = GetParam().leaves;
+  const std::int64_t experts = GetParam().experts;
+  const bool optional = GetParam().optional;
   const std::int64_t rows = 2, in_width = 3, out_width = 4;
   const Shape y_shape{leaves, experts, rows, out_width};
   GradientCase test;
@@ -101,7 +106,7 @@ TEST_P(ReferenceGradients, LinearBackwardIsTheDerivative) {
     if (optional) out["x passed on"] = in["x"];
     return out;
   };
-  test.backward = [=](Ops& ops, Tensors in, Tensors, Tensors cotangent) {
+  test.backward = [=](Ops& ops, Tensors in, const Tensors&, Tensors cotangent) {
     Tensors gradient;
     for (const auto& [name, input] : in) gradient[name] = OwnedTensor(Dtype::f64, input.shape());
     ops.linear_backward({.dy = cotangent["y"],
@@ -118,7 +123,9 @@ TEST_P(ReferenceGradients, LinearBackwardIsTheDerivative) {
 }
 
 TEST_P(ReferenceGradients, MlpBackwardIsTheDerivative) {
-  const auto [leaves, experts, optional] = GetParam();
+  const std::int64_t leaves = GetParam().leaves;
+  const std::int64_t experts = GetParam().experts;
+  const bool optional = GetParam().optional;
   const std::int64_t rows = 2, width = 3, hidden = 4;
   const Shape x_shape{leaves, experts, rows, width}, u_shape{leaves, experts, rows, hidden};
   GradientCase test;
@@ -151,7 +158,7 @@ TEST_P(ReferenceGradients, MlpBackwardIsTheDerivative) {
     OwnedTensor u;
     return forward(ops, in, u);
   };
-  test.backward = [=](Ops& ops, Tensors in, Tensors, Tensors cotangent) {
+  test.backward = [=](Ops& ops, Tensors in, const Tensors&, Tensors cotangent) {
     OwnedTensor u, h(Dtype::f64, u_shape), du(Dtype::f64, u_shape);
     forward(ops, in, u);
     Tensors gradient;
@@ -176,7 +183,7 @@ TEST_P(ReferenceGradients, MlpBackwardIsTheDerivative) {
 }
 
 TEST_P(ReferenceGradients, QkvBackwardIsTheDerivative) {
-  const auto [leaves, experts, optional] = GetParam();
+  const std::int64_t leaves = GetParam().leaves;
   const std::int64_t rows = 3, width = 2, heads_width = 4;
   const Shape y_shape{leaves, rows, heads_width};
   GradientCase test;
@@ -199,7 +206,7 @@ TEST_P(ReferenceGradients, QkvBackwardIsTheDerivative) {
                      .v = out["v"]});
     return out;
   };
-  test.backward = [=](Ops& ops, Tensors in, Tensors, Tensors cotangent) {
+  test.backward = [=](Ops& ops, Tensors in, const Tensors&, Tensors cotangent) {
     Tensors gradient;
     for (const auto& [name, input] : in) gradient[name] = OwnedTensor(Dtype::f64, input.shape());
     ops.qkv_backward({.dq = cotangent["q"],
@@ -222,7 +229,9 @@ TEST_P(ReferenceGradients, QkvBackwardIsTheDerivative) {
 }
 
 TEST_P(ReferenceGradients, AttentionBackwardIsTheDerivative) {
-  const auto [leaves, experts, optional] = GetParam();
+  const std::int64_t leaves = GetParam().leaves;
+  const std::int64_t experts = GetParam().experts;
+  const bool optional = GetParam().optional;
   const std::int64_t images = 2, tokens = 4, heads = experts, head_width = 3;
   const std::int64_t queries = optional ? tokens : experts;  // as many, one, or three
   const Shape q_shape{leaves, images, queries, heads, head_width}, k_shape{leaves, images, tokens, heads, head_width};
@@ -272,7 +281,7 @@ TEST(ReferenceGradient, TakeTokenBackwardIsTheDerivative) {
     ops.take_token_forward({.x = in["x"], .y = out["y"]});
     return out;
   };
-  test.backward = [](Ops& ops, Tensors, Tensors, Tensors cotangent) {
+  test.backward = [](Ops& ops, const Tensors&, const Tensors&, Tensors cotangent) {
     Tensors gradient;
     gradient["x"] = OwnedTensor(Dtype::f64, {3, 4, 2});
     ops.take_token_backward({.dy = cotangent["y"], .dx = gradient["x"]});
@@ -290,7 +299,7 @@ TEST(ReferenceGradient, TanhBackwardIsTheDerivative) {
     ops.tanh_forward({.x = in["x"], .y = out["y"]});
     return out;
   };
-  test.backward = [](Ops& ops, Tensors, Tensors out, Tensors cotangent) {
+  test.backward = [](Ops& ops, const Tensors&, Tensors out, Tensors cotangent) {
     Tensors gradient;
     gradient["x"] = OwnedTensor(Dtype::f64, {7});
     ops.tanh_backward({.dy = cotangent["y"], .y = out["y"], .dx = gradient["x"]});
@@ -320,7 +329,7 @@ void check_cross_entropy(const Run& run) {
     return out;
   };
   test.cotangents["loss"] = OwnedTensor(Dtype::f64, {images}, {scale, scale, scale});
-  test.backward = [&](Ops& ops, Tensors in, Tensors, Tensors) {
+  test.backward = [&](Ops& ops, Tensors in, const Tensors&, const Tensors&) {
     OwnedTensor loss(Dtype::f64, {images});
     Tensors gradient;
     gradient["logits"] = OwnedTensor(Dtype::f64, {images, classes});

@@ -41,7 +41,7 @@ class CheckpointWriterRanks : public ::testing::Test {
   /// All ranks must fail with the same words.
   template <class Work>
   std::string failure_of_all(Work work) {
-    const std::string said = failure_of(work);
+    std::string said = failure_of(work);
     const std::vector<std::string> all = world_.all_gather_strings(said);
     EXPECT_EQ(std::set<std::string>(all.begin(), all.end()).size(), 1U) << all.front() << "\n" << all.back();
     return said;

@@ -6,7 +6,6 @@
 namespace vitrail {
 namespace {
 
-using testing::content_of;
 using testing::failure_of;
 using testing::replace_content;
 

@@ -15,6 +15,7 @@
 #include <hwy/highway.h>
 
 #include "ops/cpu/small_gemm-inl.hpp"
+#include "ops/cpu/transpose-inl.hpp"
 
 // Scores lie transposed, [key, query]: what softmax does is then the same for all lanes of a vector, and no lane needs
 // a mask; queries are padded with zeros. Narrow heads are computed kGroup at a time, element by element side by side:
@@ -58,24 +59,6 @@ struct Rows {
 };
 
 #if HWY_TARGET != HWY_SCALAR
-/// Four vectors; in every block of four lanes they become the transpose of what they were. No array: g++ -O2 would keep
-/// that in memory.
-template <class V>
-struct Four {
-  V a, b, c, d;
-};
-template <class D, class V>
-HWY_INLINE Four<V> transpose_blocks(D d, const Four<V>& x) {
-  const hn::Repartition<double, D> pairs;
-  const auto low_ab = hn::BitCast(pairs, hn::InterleaveLower(d, x.a, x.b));
-  const auto low_cd = hn::BitCast(pairs, hn::InterleaveLower(d, x.c, x.d));
-  const auto high_ab = hn::BitCast(pairs, hn::InterleaveUpper(d, x.a, x.b));
-  const auto high_cd = hn::BitCast(pairs, hn::InterleaveUpper(d, x.c, x.d));
-  return {hn::BitCast(d, hn::InterleaveLower(pairs, low_ab, low_cd)),
-          hn::BitCast(d, hn::InterleaveUpper(pairs, low_ab, low_cd)),
-          hn::BitCast(d, hn::InterleaveLower(pairs, high_ab, high_cd)),
-          hn::BitCast(d, hn::InterleaveUpper(pairs, high_ab, high_cd))};
-}
 /// As many elements as d has lanes, from p or to p; what becomes bf16 is rounded already.
 template <class D>
 HWY_INLINE hn::Vec<D> load_lanes(D d, const float* p) {
@@ -211,40 +194,11 @@ void unpack_rows(float* from, std::int64_t row, std::int64_t tokens, const float
   }
 }
 
-/// to [n, to_row] = the transpose of from [rows, row]; rows is a multiple of the number of lanes, and from has n
-/// rounded up to a multiple of 4 in a row, as has to in rows.
-void transpose(const float* from, std::int64_t row, std::int64_t rows, std::int64_t n, float* to, std::int64_t to_row) {
-#if HWY_TARGET == HWY_SCALAR
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t i = 0; i < n; ++i) to[i * to_row + r] = from[r * row + i];
-  }
-#else
-  const Floats d;
-  constexpr int kBlocks = static_cast<int>(kMostLanes / 4);
-  hn::Mask<Floats> before[kBlocks];  // lanes of the blocks before this one
-  for (int b = 0; b < kBlocks; ++b) before[b] = hn::FirstN(d, static_cast<std::size_t>(4 * b));
-  for (std::int64_t r = 0; r < rows; r += lanes()) {
-    for (std::int64_t i = 0; i < n; i += 4) {
-      // Block b, of four lanes, of vector s is four numbers of row 4 b + s.
-      const float* const x = from + r * row + i;
-      const auto rows_from = [&](int s) {
-        Vector v = hn::LoadDup128(d, x + s * row);
-#pragma GCC unroll 4
-        for (int b = 1; b < kBlocks; ++b) v = hn::IfThenElse(before[b], v, hn::LoadDup128(d, x + (4 * b + s) * row));
-        return v;
-      };
-      const Four<Vector> v{rows_from(0), rows_from(1), rows_from(2), rows_from(3)};
-      store_four(d, transpose_blocks(d, v), to + i * to_row + r, to_row);
-    }
-  }
-#endif
-}
-
 /// to [width, lanes] = the transpose of packed rows: [channel, token, head].
 template <int kGroup>
 void pack_columns(const float* rows, std::int64_t row, std::int64_t width, float* to, std::int64_t columns) {
   if constexpr (kGroup == 1) {
-    transpose(rows, row, columns, width, to, columns);
+    transpose(rows, row, columns, width, to, columns, columns);
   } else {
 #if HWY_TARGET != HWY_SCALAR
     const hn::FixedTag<float, 4> four;
@@ -415,7 +369,7 @@ void draw_factors(const DropoutMask& mask, std::uint64_t first_index, const Head
       dropout_factors(mask, first_index + static_cast<std::uint64_t>(at), n.keys, drawn + (q * kGroup + g) * row);
     }
   }
-  transpose(drawn, row, block.columns, n.keys, factors, block.columns);
+  transpose(drawn, row, block.columns, n.keys, factors, block.columns, block.columns);
 }
 
 /// Some tokens of a group of heads will be needed, to read or to write.

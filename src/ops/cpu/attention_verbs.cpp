@@ -29,73 +29,75 @@ struct Heads {
   static constexpr std::int64_t kUnitsOfThread = 4;
 };
 
-/// One unit: the first of its heads, and where that begins.
+/// Some heads of an image, and where they lie.
 struct Unit {
-  const Heads& of;
-  std::int64_t image;
-  std::int64_t first;  // head of the image
-  Unit(const Heads& heads, std::int64_t unit)
-      : of(heads), image(unit / heads.units_of_image()), first(unit % heads.units_of_image() * heads.of_unit) {}
-  [[nodiscard]] std::int64_t count() const { return std::min(of.of_unit, of.shape.heads - first); }
-  /// In a tensor of `tokens` tokens.
-  [[nodiscard]] std::int64_t begin(std::int64_t tokens) const {
-    return (image * tokens * of.shape.heads + first) * of.shape.width;
-  }
-  /// In a tensor with one number for every image, head and query.
-  [[nodiscard]] std::int64_t row() const { return (image * of.shape.heads + first) * of.shape.queries; }
-  /// Of the dropout of query 0 and key 0.
-  [[nodiscard]] std::uint64_t index(const DropoutDraw& draw) const {
-    return draw.first + static_cast<std::uint64_t>(row() * of.shape.keys);
-  }
+  HeadShape shape;
+  std::int64_t count;  // heads
+  std::int64_t query;  // elements before them in a tensor of queries
+  std::int64_t key;    // and of keys
+  std::int64_t row;    // numbers before them in a tensor with one for every image, head and query
+  const DropoutMask* dropout;
+  std::uint64_t first_index;
+  float* scratch;
 };
+
+/// body(unit) for all heads of q and k, handed out to threads.
+template <class Body>
+void for_units(const Shape& q, const Shape& k, const DropoutDraw& draw, int threads, Workspace& workspace,
+               const Body& body) {
+  const Heads heads(q, k, threads);
+  const HeadShape& n = heads.shape;
+  const DropoutMask mask(draw);
+  const std::int64_t scratch = attention_scratch(n, !mask.keeps_all());
+  float* const scratches = workspace.floats(threads * scratch);
+  for_each_unit(threads, heads.units(), [&](std::int64_t number, int thread) {
+    const std::int64_t image = number / heads.units_of_image();
+    const std::int64_t first = number % heads.units_of_image() * heads.of_unit;
+    const std::int64_t row = (image * n.heads + first) * n.queries;
+    body(Unit{.shape = n,
+              .count = std::min(heads.of_unit, n.heads - first),
+              .query = (image * n.queries * n.heads + first) * n.width,
+              .key = (image * n.keys * n.heads + first) * n.width,
+              .row = row,
+              .dropout = mask.keeps_all() ? nullptr : &mask,
+              .first_index = draw.first + static_cast<std::uint64_t>(row * n.keys),
+              .scratch = scratches + thread * scratch});
+  });
+}
 
 template <class T>
 void forward(const AttentionForward& a, int threads, Workspace& workspace, bool round) {
-  const Heads heads(a.q.shape, a.k.shape, threads);
-  const DropoutMask mask(a.dropout);
-  const std::int64_t scratch = attention_scratch(heads.shape, !mask.keeps_all());
-  float* const scratches = workspace.floats(threads * scratch);
-  for_each_unit(threads, heads.units(), [&](std::int64_t number, int thread) {
-    const Unit unit(heads, number);
-    const std::int64_t query = unit.begin(heads.shape.queries);
-    const std::int64_t key = unit.begin(heads.shape.keys);
-    attention_heads(AttentionHeads<T>{.q = a.q.as<T>() + query,
-                                      .k = a.k.as<T>() + key,
-                                      .v = a.v.as<T>() + key,
-                                      .out = a.out.as<T>() + query,
-                                      .log_sum_exp = a.log_sum_exp.as<float>() + unit.row(),
-                                      .shape = heads.shape,
-                                      .count = unit.count(),
-                                      .dropout = mask.keeps_all() ? nullptr : &mask,
-                                      .first_index = unit.index(a.dropout),
-                                      .scratch = scratches + thread * scratch,
+  for_units(a.q.shape, a.k.shape, a.dropout, threads, workspace, [&](const Unit& unit) {
+    attention_heads(AttentionHeads<T>{.q = a.q.as<T>() + unit.query,
+                                      .k = a.k.as<T>() + unit.key,
+                                      .v = a.v.as<T>() + unit.key,
+                                      .out = a.out.as<T>() + unit.query,
+                                      .log_sum_exp = a.log_sum_exp.as<float>() + unit.row,
+                                      .shape = unit.shape,
+                                      .count = unit.count,
+                                      .dropout = unit.dropout,
+                                      .first_index = unit.first_index,
+                                      .scratch = unit.scratch,
                                       .round = round});
   });
 }
 
 template <class T>
 void backward(const AttentionBackward& a, int threads, Workspace& workspace, bool round) {
-  const Heads heads(a.q.shape, a.k.shape, threads);
-  const DropoutMask mask(a.dropout);
-  const std::int64_t scratch = attention_scratch(heads.shape, !mask.keeps_all());
-  float* const scratches = workspace.floats(threads * scratch);
-  for_each_unit(threads, heads.units(), [&](std::int64_t number, int thread) {
-    const Unit unit(heads, number);
-    const std::int64_t query = unit.begin(heads.shape.queries);
-    const std::int64_t key = unit.begin(heads.shape.keys);
-    attention_heads_backward(AttentionHeadsBackward<T>{.dout = a.dout.as<T>() + query,
-                                                       .q = a.q.as<T>() + query,
-                                                       .k = a.k.as<T>() + key,
-                                                       .v = a.v.as<T>() + key,
-                                                       .log_sum_exp = a.log_sum_exp.as<float>() + unit.row(),
-                                                       .dq = a.dq.as<T>() + query,
-                                                       .dk = a.dk.as<T>() + key,
-                                                       .dv = a.dv.as<T>() + key,
-                                                       .shape = heads.shape,
-                                                       .count = unit.count(),
-                                                       .dropout = mask.keeps_all() ? nullptr : &mask,
-                                                       .first_index = unit.index(a.dropout),
-                                                       .scratch = scratches + thread * scratch,
+  for_units(a.q.shape, a.k.shape, a.dropout, threads, workspace, [&](const Unit& unit) {
+    attention_heads_backward(AttentionHeadsBackward<T>{.dout = a.dout.as<T>() + unit.query,
+                                                       .q = a.q.as<T>() + unit.query,
+                                                       .k = a.k.as<T>() + unit.key,
+                                                       .v = a.v.as<T>() + unit.key,
+                                                       .log_sum_exp = a.log_sum_exp.as<float>() + unit.row,
+                                                       .dq = a.dq.as<T>() + unit.query,
+                                                       .dk = a.dk.as<T>() + unit.key,
+                                                       .dv = a.dv.as<T>() + unit.key,
+                                                       .shape = unit.shape,
+                                                       .count = unit.count,
+                                                       .dropout = unit.dropout,
+                                                       .first_index = unit.first_index,
+                                                       .scratch = unit.scratch,
                                                        .round = round});
   });
 }

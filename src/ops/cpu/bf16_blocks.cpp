@@ -20,6 +20,8 @@ namespace {
 
 #define VITRAIL_PAIRS __attribute__((target("avx512f,avx512bf16"), always_inline)) inline
 
+constexpr std::int64_t kLanes = 16;
+
 /// kRows x kVectors accumulators, all in registers.
 template <int kRows, int kVectors>
 VITRAIL_PAIRS void pairs(const Bf16Block& g, std::int64_t i, std::int64_t j) {
@@ -31,13 +33,13 @@ VITRAIL_PAIRS void pairs(const Bf16Block& g, std::int64_t i, std::int64_t j) {
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v)
-      sums[r][v] = g.add ? _mm512_loadu_ps(c + r * g.c_stride + v * 16) : _mm512_setzero_ps();
+      sums[r][v] = g.add ? _mm512_loadu_ps(c + r * g.c_stride + v * kLanes) : _mm512_setzero_ps();
   }
   for (std::int64_t l = 0; l < g.k / 2; ++l) {
     if (l % 16 == 0) g.ahead->fetch();
     __m512i from_b[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) from_b[v] = _mm512_loadu_si512(b + l * g.b_stride + v * 16);
+    for (int v = 0; v < kVectors; ++v) from_b[v] = _mm512_loadu_si512(b + l * g.b_stride + v * kLanes);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       int pair = 0;
@@ -52,7 +54,7 @@ VITRAIL_PAIRS void pairs(const Bf16Block& g, std::int64_t i, std::int64_t j) {
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(c + r * g.c_stride + v * 16, sums[r][v]);
+    for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(c + r * g.c_stride + v * kLanes, sums[r][v]);
   }
 }
 

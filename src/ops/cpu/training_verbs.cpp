@@ -22,7 +22,7 @@ constexpr std::int64_t kElements = 1 << 14;  // of a unit of work
 template <class Body>
 void for_each_block(int threads, std::int64_t blocks, const Body& body) {
   constexpr std::int64_t kMostBlocks = 128;
-  const std::int64_t together = std::clamp<std::int64_t>(blocks / (8 * threads), 1, kMostBlocks);
+  const std::int64_t together = std::clamp<std::int64_t>(blocks / (std::int64_t{8} * threads), 1, kMostBlocks);
   for_each_piece(threads, blocks, together, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t block = begin; block < end; ++block) body(block);
   });

@@ -28,29 +28,42 @@ HWY_INLINE hn::Vec<D> stack_of_fours(D d, const float* p, std::int64_t step) {
   }
 }
 
-/// to[c * to_stride + r] = from[r * stride + c] for a square of as many rows as there are lanes. Blocks of four times
-/// four are transposed where they are; the loads have put four of a column's blocks in one vector.
-HWY_INLINE void transpose_square(const float* from, std::int64_t stride, float* to, std::int64_t to_stride) {
+/// Four vectors; in every block of four lanes they become the transpose of what they were. No array: g++ -O2 would keep
+/// that in memory.
+template <class V>
+struct Four {
+  V a, b, c, d;
+};
+template <class D, class V>
+HWY_INLINE Four<V> transpose_blocks(D d, const Four<V>& x) {
+  const hn::Repartition<double, D> pairs;
+  const auto low_ab = hn::BitCast(pairs, hn::InterleaveLower(d, x.a, x.b));
+  const auto low_cd = hn::BitCast(pairs, hn::InterleaveLower(d, x.c, x.d));
+  const auto high_ab = hn::BitCast(pairs, hn::InterleaveUpper(d, x.a, x.b));
+  const auto high_cd = hn::BitCast(pairs, hn::InterleaveUpper(d, x.c, x.d));
+  return {hn::BitCast(d, hn::InterleaveLower(pairs, low_ab, low_cd)),
+          hn::BitCast(d, hn::InterleaveUpper(pairs, low_ab, low_cd)),
+          hn::BitCast(d, hn::InterleaveLower(pairs, high_ab, high_cd)),
+          hn::BitCast(d, hn::InterleaveUpper(pairs, high_ab, high_cd))};
+}
+
+/// to[c * to_stride + r] = from[r * stride + c] for as many rows as there are lanes and four columns: the loads have
+/// put a block of every fourth row in one vector.
+HWY_INLINE void transpose_strip(const float* from, std::int64_t stride, float* to, std::int64_t to_stride) {
   const Floats d;
-  const hn::Repartition<std::uint64_t, Floats> wide;
-  for (std::int64_t c = 0; c < lanes(); c += 4) {
-    const Vector x0 = stack_of_fours(d, from + c, 4 * stride);
-    const Vector x1 = stack_of_fours(d, from + stride + c, 4 * stride);
-    const Vector x2 = stack_of_fours(d, from + 2 * stride + c, 4 * stride);
-    const Vector x3 = stack_of_fours(d, from + 3 * stride + c, 4 * stride);
-    const auto low01 = hn::BitCast(wide, hn::InterleaveLower(d, x0, x1));
-    const auto high01 = hn::BitCast(wide, hn::InterleaveUpper(d, x0, x1));
-    const auto low23 = hn::BitCast(wide, hn::InterleaveLower(d, x2, x3));
-    const auto high23 = hn::BitCast(wide, hn::InterleaveUpper(d, x2, x3));
-    float* const y = to + c * to_stride;
-    store(hn::BitCast(d, hn::InterleaveLower(wide, low01, low23)), y);
-    store(hn::BitCast(d, hn::InterleaveUpper(wide, low01, low23)), y + to_stride);
-    store(hn::BitCast(d, hn::InterleaveLower(wide, high01, high23)), y + 2 * to_stride);
-    store(hn::BitCast(d, hn::InterleaveUpper(wide, high01, high23)), y + 3 * to_stride);
-  }
+  const Four<Vector> rows{stack_of_fours(d, from, 4 * stride), stack_of_fours(d, from + stride, 4 * stride),
+                          stack_of_fours(d, from + 2 * stride, 4 * stride),
+                          stack_of_fours(d, from + 3 * stride, 4 * stride)};
+  const Four<Vector> columns = transpose_blocks(d, rows);
+  store(columns.a, to);
+  store(columns.b, to + to_stride);
+  store(columns.c, to + 2 * to_stride);
+  store(columns.d, to + 3 * to_stride);
 }
 #else
-HWY_INLINE void transpose_square(const float* from, std::int64_t, float* to, std::int64_t) { *to = *from; }
+HWY_INLINE void transpose_strip(const float* from, std::int64_t, float* to, std::int64_t to_stride) {
+  for (std::int64_t c = 0; c < 4; ++c) to[c * to_stride] = from[c];
+}
 #endif
 
 HWY_INLINE float as_float(float x) { return x; }
@@ -62,18 +75,18 @@ template <class T>
 void transpose(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t columns, float* to,
                std::int64_t to_stride, std::int64_t padded) {
   const std::int64_t step = lanes();
-  const std::int64_t squares = std::is_same_v<T, float> ? rows / step * step : 0;  // rows in squares of vectors
+  const std::int64_t whole = std::is_same_v<T, float> ? rows / step * step : 0;  // rows that fill vectors
   if constexpr (std::is_same_v<T, float>) {
-    for (std::int64_t r = 0; r < squares; r += step) {
+    for (std::int64_t r = 0; r < whole; r += step) {
       std::int64_t c = 0;
-      for (; c + step <= columns; c += step)
-        transpose_square(from + r * stride + c, stride, to + c * to_stride + r, to_stride);
+      for (; c + 4 <= columns; c += 4)
+        transpose_strip(from + r * stride + c, stride, to + c * to_stride + r, to_stride);
       for (; c < columns; ++c) {
         for (std::int64_t i = r; i < r + step; ++i) to[c * to_stride + i] = from[i * stride + c];
       }
     }
   }
-  for (std::int64_t r = squares; r < padded; ++r) {
+  for (std::int64_t r = whole; r < padded; ++r) {
     for (std::int64_t c = 0; c < columns; ++c) to[c * to_stride + r] = r < rows ? as_float(from[r * stride + c]) : 0.0F;
   }
 }

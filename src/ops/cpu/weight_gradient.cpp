@@ -75,7 +75,9 @@ class LeafCounter {
     }
   }
   /// Levels that `leaves` leaves need.
-  static std::int64_t levels(std::int64_t leaves) { return std::bit_width(static_cast<std::uint64_t>(leaves)); }
+  static std::int64_t levels(std::int64_t leaves) {
+    return static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>(leaves)));
+  }
 
  private:
   float* levels_;
