@@ -97,7 +97,7 @@ HWY_INLINE void tile(const SmallGemm& g, std::int64_t i, std::int64_t j) {
   constexpr int kThirds = (kRows + 2) / 3;
   const float* a[kThirds];  // every third row: the others are addressed from these
 #pragma GCC unroll 8
-  for (int r = 0; r < kThirds; ++r) a[r] = g.a + (i + std::int64_t{3 * r}) * g.a_row;
+  for (int r = 0; r < kThirds; ++r) a[r] = g.a + (i + std::int64_t{3} * r) * g.a_row;
   const std::int64_t a_row = g.a_row;
   const float* HWY_RESTRICT b = g.b + j;
   Vector sums[kRows][kVectors];
@@ -120,7 +120,7 @@ HWY_INLINE void tile(const SmallGemm& g, std::int64_t i, std::int64_t j) {
 #pragma GCC unroll 8
     for (int r = 0; r < kThirds; ++r) a[r] += g.a_column;
   }
-  g.ahead->ask(std::int64_t{kRows * kVectors} * g.k / kPerLine);
+  g.ahead->ask(std::int64_t{kRows} * kVectors * g.k / kPerLine);
   float* HWY_RESTRICT c = g.c + i * g.c_row + j;
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r, c += g.c_row) {
