@@ -1,38 +1,17 @@
 // Golden files of kind=checkpoint: files of the official software in the folder of the same name.
 
-#include <cstdlib>
 #include <cstring>
 
 #include "apps/golden_config.hpp"
 #include "apps/golden_kinds.hpp"
 #include "apps/golden_upcycle.hpp"
+#include "apps/scratch_folder.hpp"
 #include "convert/flax_msgpack.hpp"
 #include "device/host_values.hpp"
 
 namespace vitrail {
 
 namespace {
-
-/// A new folder, removed at the end.
-class ScratchFolder {
- public:
-  ScratchFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "vitrail-selftest-XXXXXX").string();
-    VITRAIL_EXPECT(::mkdtemp(name.data()) != nullptr, ExitCode::other, "cannot make the folder '" + name + "'",
-                   std::strerror(errno), "Set TMPDIR to a folder that can be written");
-    path_ = name;
-  }
-  ScratchFolder(const ScratchFolder&) = delete;
-  ScratchFolder& operator=(const ScratchFolder&) = delete;
-  ~ScratchFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 /// A whole tensor. The files are small.
 std::vector<char> read_whole(TensorSource& source, const TensorInfo& info) {
@@ -66,7 +45,7 @@ void compare_tensors(const GoldenFile& file, TensorSource& source, GoldenReport&
 
 /// Writes everything with our writer and reads it again.
 void compare_written(TensorSource& source, const FlaxCut& cut, const std::string& name, GoldenReport& report) {
-  const ScratchFolder folder;
+  const ScratchFolder folder("vitrail-selftest");
   const std::vector<TensorInfo> infos(source.tensors().begin(), source.tensors().end());
   const auto sink = create_flax(folder.path() / "ckpt", infos, cut);
   for (const TensorInfo& info : infos) {

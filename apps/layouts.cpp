@@ -7,10 +7,10 @@
 #include <thread>
 
 #include <signal.h>
-#include <stdlib.h>
 
 #include "apps/child_process.hpp"
 #include "apps/progress.hpp"
+#include "apps/scratch_folder.hpp"
 #include "base/philox.hpp"
 #include "base/sha256.hpp"
 #include "data/shard.hpp"
@@ -110,15 +110,6 @@ std::string digest_of(const CheckpointReader& reader, bool parameters) {
   }
   return sum.hex();
 }
-
-/// Removes a folder at the end of its scope, errors included; none when empty.
-struct TemporaryFolder {
-  fs::path path;
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    if (!path.empty()) fs::remove_all(path, ignored);
-  }
-};
 
 class Layouts {
  public:
@@ -339,20 +330,13 @@ std::vector<std::string> recipe_names() {
 int run_layouts(const LayoutsSettings& settings) {
   VITRAIL_EXPECT(settings.steps >= 8, ExitCode::usage, text("--steps ", settings.steps),
                  "a run is killed after its first checkpoint, at step 3", "Use at least 8");
-  fs::path folder = settings.keep;
-  if (folder.empty()) {
-    std::string pattern = (fs::temp_directory_path() / "vitrail-layouts-XXXXXX").string();
-    VITRAIL_EXPECT(mkdtemp(pattern.data()) != nullptr, ExitCode::other, text(pattern, " cannot be made"),
-                   "the runs need a place", "Set TMPDIR, or use --keep DIR");
-    folder = pattern;
-  } else {
-    VITRAIL_EXPECT(!fs::exists(folder) || fs::is_empty(folder), ExitCode::usage, text(folder.string(), " is not empty"),
-                   "the runs start anew", "Name another --keep DIR");
-    fs::create_directories(folder);
-  }
-  const TemporaryFolder temporary{settings.keep.empty() ? folder : fs::path()};
+  const fs::path& folder = settings.keep;
+  if (folder.empty()) return Layouts(settings, ScratchFolder("vitrail-layouts").path()).run();
+  VITRAIL_EXPECT(!fs::exists(folder) || fs::is_empty(folder), ExitCode::usage, text(folder.string(), " is not empty"),
+                 "the runs start anew", "Name another --keep DIR");
+  fs::create_directories(folder);
   const int code = Layouts(settings, folder).run();
-  if (!settings.keep.empty()) std::printf("checkpoints and logs: %s\n", folder.c_str());
+  std::printf("checkpoints and logs: %s\n", folder.c_str());
   return code;
 }
 

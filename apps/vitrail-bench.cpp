@@ -2,9 +2,11 @@
 
 #include <iostream>
 #include <string>
+#include <string_view>
 
 #include "apps/bench_exchange.hpp"
 #include "apps/bench_gemm.hpp"
+#include "apps/bench_layouts.hpp"
 #include "apps/bench_step.hpp"
 #include "apps/options.hpp"
 #include "apps/run_start.hpp"
@@ -20,9 +22,13 @@ constexpr char kManual[] =
     "  vitrail-bench gemm        matrix products of a model's shapes, against the GEMM peak\n"
     "  vitrail-bench step        whole training steps, verb by verb, against GEMM peak and copy bandwidth\n"
     "  vitrail-bench exchange    all-to-all exchanges between ranks, against copy bandwidth\n"
+    "  vitrail-bench layouts     whole training steps on all ranks and threads that fill this machine: which is "
+    "fastest\n"
     "\n"
     "Every command measures its ceiling in the same run, checks its results, prints tables or, with --json, one JSON\n"
-    "object a line, and runs on any number of ranks (mpirun -np 2 vitrail-bench step --expert-parallel 2).\n"
+    "object a line, and runs on any number of ranks (mpirun -np 2 vitrail-bench step --expert-parallel 2); `layouts` "
+    "starts\n"
+    "mpirun itself.\n"
     "vitrail-bench COMMAND --help tells more; vitrail-bench --version says which version this is.\n";
 
 int run_command(MpiSession* session, int argc, const char* const* argv) {
@@ -30,6 +36,7 @@ int run_command(MpiSession* session, int argc, const char* const* argv) {
   if (command == "gemm") return bench_gemm(session, argc - 1, argv + 1);
   if (command == "step") return bench_step(session, argc - 1, argv + 1);
   if (command == "exchange") return bench_exchange(session, argc - 1, argv + 1);
+  if (command == "layouts") return bench_layouts(argc - 1, argv + 1);
   if (command == "--help") {
     std::cout << kManual;
     return 0;
@@ -39,8 +46,8 @@ int run_command(MpiSession* session, int argc, const char* const* argv) {
     return 0;
   }
   fail(ExitCode::usage, {command.empty() ? "no command is given" : "'" + command + "' is not a command",
-                         "the commands are gemm, step and exchange",
-                         did_you_mean(command, std::vector<std::string>{"gemm", "step", "exchange"})});
+                         "the commands are gemm, step, exchange and layouts",
+                         did_you_mean(command, std::vector<std::string>{"gemm", "step", "exchange", "layouts"})});
 }
 
 }  // namespace
@@ -48,7 +55,8 @@ int run_command(MpiSession* session, int argc, const char* const* argv) {
 
 int main(int argc, char** argv) {
   using namespace vitrail;
-  if (wants_manual(argc, argv)) {
+  const bool starts_ranks = argc > 1 && std::string_view(argv[1]) == "layouts";
+  if (starts_ranks || wants_manual(argc, argv)) {
     return run_guarded(kProgram, [&] { return run_command(nullptr, argc, argv); });
   }
   return run_ranks(argc, argv, kProgram, [&](MpiSession& session) { return run_command(&session, argc, argv); });

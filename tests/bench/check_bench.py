@@ -153,6 +153,17 @@ class Bench(unittest.TestCase):
         self.assertIn("agree with a plain loop", self.run_program("gemm", "--batch", "16", "--leaf-images", "8", "--seconds", "0.01"))
         self.assertIn("Every part arrived", self.run_program("exchange", "--bytes", "64", "--seconds", "0.01"))
 
+    def test_layouts_are_all_that_fill_the_machine_and_the_fastest_is_named(self):
+        step = ("--", *SMALL, "--experts", "4")
+        said = self.run_program("layouts", "--json", "--cpus", "2", "--rounds", "2", *step)
+        records = [json.loads(line) for line in said.splitlines()]
+        layouts = [(record["ranks"], record["threads"], record["expert_parallel"]) for record in records]
+        self.assertEqual(layouts, 2 * [(1, 2, 1), (2, 1, 1), (2, 1, 2)])
+        self.assertEqual(len({record["loss_last"] for record in records}), 1)
+        said = self.run_program("layouts", "--cpus", "3", "--rounds", "1", *step)  # 2 leaves are not for 3 ranks
+        self.assertIn("not divisible", said)
+        self.assertIn("fastest: 1 rank, --threads 3 --expert-parallel 1", said)
+
     def test_gemm(self):
         for ranks, experts_here in ((1, 8), (2, 4)):
             lines = self.lines("gemm", "--batch", "16", "--leaf-images", "8", "--seconds", "0.01",
@@ -212,6 +223,10 @@ class Bench(unittest.TestCase):
             (("step", "--gpu", "0"), "--gpu"),
             (("step", "--communicator", "nccl"), "--communicator nccl"),
             (("gemm", "--backend", "reference"), "--backend"),
+            (("layouts", "--rounds", "0"), "--rounds 0"),
+            (("layouts", "--mpirun", "no-such-mpirun", "--cpus", "2", "--", *SMALL), "no-such-mpirun"),
+            (("layouts", "--", "--threads", "2"), "--threads behind --"),
+            (("layouts", "--cpus", "1", "--", *SMALL, "--experts", "0"), "1 ranks ended with exit code 2"),
             (("exchange", "--bytes", "7"), "--bytes 7"),
             (("exchange", "--expert-parallel", "3"), "--expert-parallel"),
         ):
@@ -228,7 +243,7 @@ class Bench(unittest.TestCase):
 
     def test_help_teaches_without_mpi(self):
         self.assertIn("vitrail-bench exchange", self.run_program("--help"))
-        for command in ("gemm", "step", "exchange"):
+        for command in ("gemm", "step", "exchange", "layouts"):
             said = self.run_program(command, "--help")
             self.assertIn("Exit codes", said)
             self.assertIn("--json", said)
