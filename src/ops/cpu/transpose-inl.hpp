@@ -78,10 +78,10 @@ void transpose(const T* from, std::int64_t stride, std::int64_t rows, std::int64
   const std::int64_t whole = std::is_same_v<T, float> ? rows / step * step : 0;  // rows that fill vectors
   if constexpr (std::is_same_v<T, float>) {
     for (std::int64_t r = 0; r < whole; r += step) {
-      std::int64_t c = 0;
-      for (; c + 4 <= columns; c += 4)
+      const std::int64_t fours = columns / 4 * 4;
+      for (std::int64_t c = 0; c < fours; c += 4)
         transpose_strip(from + r * stride + c, stride, to + c * to_stride + r, to_stride);
-      for (; c < columns; ++c) {
+      for (std::int64_t c = fours; c < columns; ++c) {
         for (std::int64_t i = r; i < r + step; ++i) to[c * to_stride + i] = from[i * stride + c];
       }
     }
