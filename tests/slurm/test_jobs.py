@@ -112,11 +112,12 @@ class Jobs(Trainings):
         if self.slurm.network == "shared":
             self.skipTest("the nodes have no network of their own here")
         run, nodes = self.new_run(), self.take_nodes(2)
-        job = self.pretrain(run, nodes, hang_timeout=6)
+        job = self.pretrain(run, nodes, hang_timeout=4)
         self.wait_for_step(run, job)
         self.slurm.node("cut", nodes[1])
         self.addCleanup(self.slurm.node, "join", nodes[1])
-        wait_until(lambda: "pretrain.sbatch: exit code" in job.said, lambda: job.said, 6 + SECONDS_TO_END)
+        # Joined again before the controller, which waits for some 7 s and more, takes the node for lost and requeues.
+        wait_until(lambda: "no progress for" in job.said, lambda: job.said, 4 + SECONDS_TO_END)
         self.slurm.node("join", nodes[1])
         job.wait("FAILED")
         self.assertEqual((job.code, job.requeues), (HANG, 0), job.said)
