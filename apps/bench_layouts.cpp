@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "apps/bench_measure.hpp"
@@ -20,17 +21,15 @@ namespace vitrail {
 namespace {
 
 constexpr const char* kManual =
-    "Ranks times threads: times vitrail-bench step with the CPUs of this machine shared out in every way, each layout "
-    "once a\n"
-    "round, and names the fastest. A run's results are the same bits on all of them, so what is faster may be taken.\n"
+    "Ranks times threads: times vitrail-bench step with the CPUs of this machine shared out in every way, each layout\n"
+    "once a round, and names the fastest. A run's results are the same bits on all of them, so what is faster may be\n"
+    "taken.\n"
     "\n"
     "  vitrail-bench layouts -- --model s32 --batch 16\n"
     "  vitrail-bench layouts --rounds 5 -- --preset fmnist --batch 64 --precision bf16\n"
     "\n"
-    "Behind -- are options of vitrail-bench step, but --threads, --expert-parallel and --json. Several ranks have a "
-    "copy "
-    "of all\n"
-    "experts each, or one copy together. Ranks are not pinned.\n"
+    "Behind -- are options of vitrail-bench step, but --threads, --expert-parallel and --json. Several ranks have a\n"
+    "copy of all experts each, or one copy together. Ranks are not pinned.\n"
     "\n"
     "Exit codes: 0 done; 2 usage, or mpirun is missing; 5 losses differ between layouts.";
 
@@ -54,8 +53,9 @@ struct BenchLayout {
     for (const Json& record : records) values.push_back(record.at(key).as_real());
     return median(values);
   }
-  [[nodiscard]] std::string options() const {
-    return text("--threads ", threads, " --expert-parallel ", expert_parallel);
+  [[nodiscard]] std::string name() const {
+    return text(ranks, ranks == 1 ? " rank" : " ranks", ", --threads ", threads, " --expert-parallel ",
+                expert_parallel);
   }
 };
 
@@ -81,8 +81,9 @@ void run(BenchLayout& layout, const Settings& settings, const std::vector<std::s
   const int code = ChildProcess(words, {}, log).wait();
   std::ifstream lines(log);
   std::string error;
+  std::optional<Json> record;
   for (std::string line; std::getline(lines, line);) {
-    if (line.starts_with("{")) layout.records.push_back(Json::parse(line, log.string(), ExitCode::other));
+    if (line.starts_with("{")) record = Json::parse(line, log.string(), ExitCode::other);
     if (error.empty() && line.find("error: ") != std::string::npos) error = line.substr(line.find("error: ") + 7);
   }
   // 1 is what mpirun ends with when it has not as many slots.
@@ -90,9 +91,10 @@ void run(BenchLayout& layout, const Settings& settings, const std::vector<std::s
     layout.refused = error.empty() ? text(settings.mpirun, " ended with exit code ", code) : error;
     return;
   }
-  VITRAIL_EXPECT(code == 0 && !layout.records.empty(), code == 2 ? ExitCode::usage : ExitCode::other,
+  VITRAIL_EXPECT(code == 0 && record, code == 2 ? ExitCode::usage : ExitCode::other,
                  text("vitrail-bench step on ", layout.ranks, " ranks ended with exit code ", code),
                  error.empty() ? "it says no more" : error, "Try the command by itself, without `layouts`");
+  layout.records.push_back(std::move(*record));
 }
 
 /// Error (numbers) unless all layouts have trained alike.
@@ -101,10 +103,10 @@ void expect_equal_losses(const std::vector<BenchLayout>& layouts) {
   for (const BenchLayout& layout : layouts) {
     for (const Json& record : layout.records) {
       const double loss = record.at("loss_last").as_real();
-      VITRAIL_EXPECT(loss == wanted, ExitCode::numbers,
-                     text("the last loss on ", layout.ranks, " ranks with ", layout.options(), " is ", loss,
-                          ", on one rank ", wanted),
-                     "results must not depend on the layout", "Run vitrail-selftest layouts");
+      VITRAIL_EXPECT(
+          loss == wanted, ExitCode::numbers,
+          text("the last loss on ", layout.name(), " is ", loss, ", on ", layouts.front().name(), " ", wanted),
+          "results must not depend on the layout", "Run vitrail-selftest layouts");
     }
   }
 }
@@ -134,12 +136,10 @@ void advise(const std::vector<BenchLayout>& layouts) {
   const BenchLayout& best = *std::max_element(layouts.begin(), layouts.end(), slower);
   double least = speed(best);
   for (const Json& record : best.records) least = std::min(least, record.at("images_per_s").as_real());
-  std::printf("fastest: %lld %s, %s\n", static_cast<long long>(best.ranks), best.ranks == 1 ? "rank" : "ranks",
-              best.options().c_str());
+  std::printf("fastest: %s\n", best.name().c_str());
   for (const BenchLayout& layout : layouts) {
     if (&layout == &best || !layout.refused.empty()) continue;
-    std::printf("  %.3f times %lld %s, %s%s\n", speed(best) / speed(layout), static_cast<long long>(layout.ranks),
-                layout.ranks == 1 ? "rank" : "ranks", layout.options().c_str(),
+    std::printf("  %.3f times %s%s\n", speed(best) / speed(layout), layout.name().c_str(),
                 speed(layout) >= least ? " (within what rounds differ)" : "");
   }
 }

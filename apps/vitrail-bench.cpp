@@ -22,13 +22,11 @@ constexpr char kManual[] =
     "  vitrail-bench gemm        matrix products of a model's shapes, against the GEMM peak\n"
     "  vitrail-bench step        whole training steps, verb by verb, against GEMM peak and copy bandwidth\n"
     "  vitrail-bench exchange    all-to-all exchanges between ranks, against copy bandwidth\n"
-    "  vitrail-bench layouts     whole training steps on all ranks and threads that fill this machine: which is "
-    "fastest\n"
+    "  vitrail-bench layouts     whole training steps on all ranks x threads that fill this machine: the fastest\n"
     "\n"
     "Every command measures its ceiling in the same run, checks its results, prints tables or, with --json, one JSON\n"
-    "object a line, and runs on any number of ranks (mpirun -np 2 vitrail-bench step --expert-parallel 2); `layouts` "
-    "starts\n"
-    "mpirun itself.\n"
+    "object a line, and runs on any number of ranks (mpirun -np 2 vitrail-bench step --expert-parallel 2); `layouts`\n"
+    "starts mpirun itself.\n"
     "vitrail-bench COMMAND --help tells more; vitrail-bench --version says which version this is.\n";
 
 int run_command(MpiSession* session, int argc, const char* const* argv) {

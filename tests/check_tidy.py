@@ -51,14 +51,18 @@ def changed_files(base):
 
 
 def compiled_files(build):
-    """The sources of ours that this build compiles; leaves their commands in DIR/tidy, without g++'s precompiled headers."""
+    """The sources of ours that this build compiles."""
     commands = json.loads((build / "compile_commands.json").read_text(encoding="utf-8"))
-    for command in commands:
-        command["command"] = re.sub(r" -include \S*/cmake_pch\.hxx| -Winvalid-pch", "", command["command"])
-    (build / "tidy").mkdir(exist_ok=True)
-    (build / "tidy" / "compile_commands.json").write_text(json.dumps(commands), encoding="utf-8")
     files = (Path(command["directory"], command["file"]).resolve() for command in commands)
     return {file.relative_to(ROOT).as_posix() for file in files if file.is_relative_to(ROOT)}
+
+
+def write_commands_for_clang(build):
+    """The build's commands without g++'s precompiled headers, which clang cannot read: into DIR/tidy."""
+    commands = (build / "compile_commands.json").read_text(encoding="utf-8")
+    (build / "tidy").mkdir(exist_ok=True)
+    without = re.sub(r" -include [^\s\"]*/cmake_pch\.hxx| -Winvalid-pch", "", commands)
+    (build / "tidy" / "compile_commands.json").write_text(without, encoding="utf-8")
 
 
 def source_of_header(path, compiled):
@@ -119,6 +123,7 @@ def main():
     sources = choose(arguments, build)
     if not sources:
         return 0
+    write_commands_for_clang(build)
     start = time.monotonic()
     failed, left_out = [], []
 

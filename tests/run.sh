@@ -9,7 +9,7 @@
 # namespaces). Tests for a GPU run where there is one; tests/run_on_gpu.sh does more.
 # No case runs twice but some of the verbs': sanitized (address and undefined behaviour) are the unit tests of the
 # rooms that tests/CMakeLists.txt names and of the emulated GPU. A Release build is that of the preset cuda, where nvcc
-# is there (the rooms and the tests for a GPU), else that of the preset release.
+# is there (the rooms, vitrail-train and the tests for a GPU), else that of the preset release.
 # Folders: build/dev, build/sanitize, build/cuda or build/release; what is built already is kept. ccache is used where it
 # is installed.
 set -euo pipefail

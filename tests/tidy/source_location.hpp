@@ -1,5 +1,5 @@
 #pragma once
-// Only for clang-tidy (tests/check_tidy.sh puts it before every file): clang below 16 has no
+// Only for clang-tidy (tests/check_tidy.py puts it before every file): clang below 16 has no
 // __builtin_source_location, so libstdc++ leaves std::source_location out, and nothing of ours would parse.
 
 #if defined(__clang__) && __clang_major__ < 16
