@@ -81,9 +81,9 @@ namespace vitrail {
   VERB(all_finite, AllFinite)
 
 /// Of matrix products (linear layers, MLPs, attention, their gradients). bf16: the inputs of a product are rounded to
-/// bfloat16, to nearest with ties to even, and its sums are f32; everything between products stays `real`.
-/// Attention rounds q, k, v and d out; its probabilities and their gradients stay unrounded, so that what cancels in
-/// exact arithmetic (the gradient of the keys' bias) cancels here.
+/// bfloat16, to nearest with ties to even, and its sums are f32; tensors marked `stored` are kept in bf16
+/// (Ops::stored), everything else between products stays `real`. Attention rounds q, k, v and d out; its probabilities
+/// and their gradients stay unrounded.
 enum class Precision : std::uint8_t { f32, bf16 };
 
 class Ops {
@@ -133,7 +133,8 @@ class Ops {
 /// The plainest loops: the specification of every verb. `real` is f64 or c128 (derivatives by complex step).
 std::unique_ptr<Ops> make_reference_ops(Dtype real = Dtype::f64);
 
-/// f32: own packed matrix products and vector kernels (Highway); `threads` threads per call.
+/// f32, or bf16 with `stored` tensors in bf16: own packed matrix products and vector kernels (Highway); `threads`
+/// threads per call.
 std::unique_ptr<Ops> make_cpu_ops(int threads, Precision precision = Precision::f32);
 
 /// f32 (never TF32), or bf16 with `stored` tensors in bf16: cuBLASLt for matrix products, own kernels for the rest, in

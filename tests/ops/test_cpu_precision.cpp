@@ -148,6 +148,8 @@ TEST(CpuPrecision, AnswersWhatItWasMadeWith) {
   EXPECT_EQ(make_cpu_ops(1)->precision(), Precision::f32);
   EXPECT_EQ(make_cpu_ops(1, Precision::bf16)->precision(), Precision::bf16);
   EXPECT_EQ(make_reference_ops()->precision(), Precision::f32);
+  EXPECT_EQ(make_cpu_ops(1)->stored(), Dtype::f32);
+  EXPECT_EQ(make_cpu_ops(1, Precision::bf16)->stored(), Dtype::bf16);
 }
 
 // q, k, v and d out are rounded, and nothing else.

@@ -2,7 +2,7 @@
 // The back end for CPUs. Every product with weights is made of packed panels (ops/cpu/product_kernels.hpp), and
 // everything else is cut in units by shapes alone (ops/cpu/parallel.hpp): bits depend neither on the number of leaves
 // or experts in a call nor on the number of threads, only on the instruction set and the build. In bf16 the products
-// round their inputs.
+// round their inputs, and what enters them is kept in bf16; weights are rounded where they are packed.
 
 #include "ops/cpu/gemm.hpp"
 #include "ops/cpu/workspace.hpp"
@@ -16,6 +16,9 @@ class CpuOps final : public Ops {
   [[nodiscard]] std::string_view name() const noexcept override { return "cpu"; }
   [[nodiscard]] Dtype real() const noexcept override { return Dtype::f32; }
   [[nodiscard]] Precision precision() const noexcept override { return precision_; }
+  [[nodiscard]] Dtype stored() const noexcept override {
+    return precision_ == Precision::bf16 ? Dtype::bf16 : Dtype::f32;
+  }
   void seal() override { workspace_.seal(); }
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept override { return workspace_.bytes(); }
 
