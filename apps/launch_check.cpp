@@ -10,6 +10,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include "apps/cpu_binding.hpp"
 #include "apps/rank_names.hpp"
 #include "base/sha256.hpp"
 #include "comm/process.hpp"
@@ -207,6 +208,7 @@ void expect_same_settings(const std::vector<std::string>& settings, const std::v
 }
 
 void check_launch(MpiSession& session, const Log& log, const Options& options, const LaunchSettings& settings) {
+  give_threads_their_cpus(static_cast<int>(settings.threads));
   const auto world = session.world();
   const bool alone = world->size() == 1;
   const std::string mine = compared_settings(options, settings.data_fingerprint).dump();

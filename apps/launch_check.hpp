@@ -55,7 +55,8 @@ struct LaunchSettings {
   std::string data_fingerprint;
 };
 /// All of the above, for the ranks of `session`. Collective; to be called before anything else that is, as soon as the
-/// settings are known: ranks that differ would wait for each other in different calls. Warnings go to `log`.
+/// settings are known: ranks that differ would wait for each other in different calls. Warnings go to `log`. First the
+/// threads of a rank get CPUs where mpirun forgot them (apps/cpu_binding.hpp): before any of them is started.
 void check_launch(MpiSession& session, const Log& log, const Options& options, const LaunchSettings& settings);
 
 }  // namespace vitrail

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import unittest
 
 import programs
@@ -63,6 +64,15 @@ class Launch(Programs):
         warning = r"vitrail-train: warning: 1 rank of 3 threads runs on \S+, where they may use 1 CPU: see --threads"
         self.assertRegex(self.train(1, run=self.new_run(), wrapper=ONE_CPU, threads=3).said, warning)
         self.assertNotRegex(self.train(1, run=self.new_run(), wrapper=ONE_CPU, threads=1).said, "warning")
+
+    def test_threads_have_cpus_where_mpirun_binds_ranks_to_cores(self):
+        if len(os.sched_getaffinity(0)) < 2:
+            self.skipTest("one CPU")
+        untold = {name: value for name, value in os.environ.items() if not name.startswith("OMPI_MCA_")}
+        bench = ["vitrail-bench", "step", "--preset", "fmnist", "--batch", "16", "--threads", "2", "--seconds", "0.1"]
+        done = subprocess.run(["mpirun", "-np", "1", programs.programs / bench[0], *bench[1:]], env=untold, check=True,
+                              text=True, capture_output=True, timeout=120)
+        self.assertNotIn("warning", done.stdout + done.stderr)
 
     def test_the_other_programs_on_ranks_check_it_too(self):
         run = self.new_run()
