@@ -4,7 +4,6 @@
 #include <cstring>
 #include <fstream>
 #include <limits>
-#include <memory>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -111,29 +110,41 @@ void fill_with_noise(Device& device, Tensor tensor, std::uint64_t stream) {
 
 namespace {
 
+/// A product of square matrices of noise.
+struct Square {
+  Square(Device& device, std::int64_t side, Dtype stored, Dtype weights)
+      : arena("square matrices", device, side * side * (2 * size_of(stored) + size_of(weights)) + kPadding),
+        x(arena.allocate(stored, {1, 1, side, side})),
+        w(arena.allocate(weights, {1, side, side})),
+        y(arena.allocate(stored, {1, 1, side, side})) {
+    fill_with_noise(device, x, 1);
+    fill_with_noise(device, w, 2);
+  }
+  [[nodiscard]] LinearForward call() const { return {.x = x, .w = w, .b = {}, .residual = {}, .y = y}; }
+
+  static constexpr std::int64_t kPadding = 192;  // a cache line for each of the three
+  Arena arena;
+  Tensor x, w, y;
+};
+
 SquareGemm measure_square(std::int64_t side, const Machine& machine, Ops& ops, int threads, double budget_s) {
   Device& device = machine.device();
-  const Dtype stored = ops.stored(), weights = ops.stored_weights();
-  constexpr std::int64_t kPadding = 192;  // a cache line for each of the three
-  Arena arena("square matrices", device, side * side * (2 * size_of(stored) + size_of(weights)) + kPadding);
-  const Tensor x = arena.allocate(stored, {1, 1, side, side});
-  const Tensor w = arena.allocate(weights, {1, side, side});
-  const Tensor y = arena.allocate(stored, {1, 1, side, side});
-  fill_with_noise(device, x, 1);
-  fill_with_noise(device, w, 2);
   const double gflop = 2e-9 * static_cast<double>(side * side * side);
-  const LinearForward call{.x = x, .w = w, .b = {}, .residual = {}, .y = y};
-
   SquareGemm result{.side = side, .verb = {}, .library = {}};
-  machine.world().barrier();
-  result.verb = rate_of(gflop, time_in_queue(device, budget_s, [&] { ops.linear_forward(call); }), machine.world());
-  check_linear(device, call, ops.precision(), "a square product");
+  {
+    const Square square(device, side, ops.stored(), ops.stored_weights());
+    machine.world().barrier();
+    const auto seconds = time_in_queue(device, budget_s, [&] { ops.linear_forward(square.call()); });
+    result.verb = rate_of(gflop, seconds, machine.world());
+    check_linear(device, square.call(), ops.precision(), "a square product");
+  }
   if (device.kind() != DeviceKind::cpu) return result;
-  device.zero(y);
+  const Square square(device, side, Dtype::f32, Dtype::f32);
+  const cpu::WholeGemm whole_gemm(threads, side, ops.precision(), square.x.as<float>(), square.w.as<float>());
   machine.world().barrier();
-  const cpu::WholeGemm whole_gemm(threads, side, ops.precision(), x.as<float>(), w.as<float>());
-  result.library = rate_of(gflop, time_calls(budget_s, [&] { whole_gemm.multiply(y.as<float>()); }), machine.world());
-  check_linear(device, call, ops.precision(), "a square product of the library");
+  const auto seconds = time_calls(budget_s, [&] { whole_gemm.multiply(square.y.as<float>()); });
+  result.library = rate_of(gflop, seconds, machine.world());
+  check_linear(device, square.call(), ops.precision(), "a square product of the library");
   return result;
 }
 
@@ -176,31 +187,45 @@ Rate measure_copy(const Machine& machine, int threads, double budget_s) {
 }
 
 Rate measure_host_copy(int threads, double budget_s, Communicator& world) {
-  // Per rank 2 x 128 MiB: larger than the caches.
-  const std::size_t bytes = (std::size_t{128} << 20) / static_cast<std::size_t>(threads) / 64 * 64;
+  // Per rank 2 x 128 MiB: larger than the caches. Of huge pages, as tensors are.
+  const std::int64_t floats = (std::int64_t{128} << 20) / threads / 4 / 16 * 16;
+  const auto host = make_cpu_device();
+  Arena arena("copy", *host, 2 * threads * floats * 4);
   struct Block {
-    std::unique_ptr<std::byte[]> from, to;
+    float *from, *to;
   };
-  std::vector<Block> blocks(static_cast<std::size_t>(threads));
+  std::vector<Block> blocks;
+  for (int thread = 0; thread < threads; ++thread) {
+    float* const from = arena.allocate(Dtype::f32, {floats}).as<float>();
+    blocks.push_back({from, arena.allocate(Dtype::f32, {floats}).as<float>()});
+  }
   const auto on_every_thread = [&](const auto& work) {
     std::vector<std::jthread> team;
     team.reserve(blocks.size());
-    for (Block& block : blocks) team.emplace_back([&work, &block] { work(block); });
+    for (const Block& block : blocks) team.emplace_back([&work, block] { work(block.from, block.to); });
   };
-  on_every_thread([&](Block& block) {  // first touch by the thread that will copy
-    block.from = std::make_unique_for_overwrite<std::byte[]>(bytes);
-    block.to = std::make_unique_for_overwrite<std::byte[]>(bytes);
-    std::memset(block.from.get(), 0x5A, bytes);
-    std::memset(block.to.get(), 0, bytes);
+  on_every_thread([&](float* from, float* to) {  // first touch by the thread that will copy
+    std::fill_n(from, floats, 0.5F);
+    std::fill_n(to, floats, 0.0F);
   });
   world.barrier();
-  const auto seconds = time_calls(
-      budget_s, [&] { on_every_thread([&](Block& block) { std::memcpy(block.to.get(), block.from.get(), bytes); }); });
+  const auto bytes = static_cast<std::size_t>(floats) * sizeof(float);
+  const auto copied =
+      time_calls(budget_s / 2, [&] { on_every_thread([&](float* from, float* to) { std::memcpy(to, from, bytes); }); });
   for (const Block& block : blocks) {
-    VITRAIL_EXPECT(std::memcmp(block.from.get(), block.to.get(), bytes) == 0, ExitCode::numbers,
+    VITRAIL_EXPECT(std::memcmp(block.from, block.to, bytes) == 0, ExitCode::numbers,
                    "a copy in memory differs from its source", "this machine is broken", "");
   }
-  return rate_of(2e-9 * static_cast<double>(bytes) * threads, seconds, world);
+  world.barrier();
+  const auto added = time_calls(budget_s / 2, [&] {
+    on_every_thread([&](const float* from, float* to) {
+      for (std::int64_t i = 0; i < floats; ++i) to[i] += from[i];
+    });
+  });
+  const double GB = 4e-9 * static_cast<double>(floats) * threads;
+  const Rate copy = rate_of(2 * GB, copied, world);
+  const Rate add = rate_of(3 * GB, added, world);
+  return add.median > copy.median ? add : copy;
 }
 
 namespace {

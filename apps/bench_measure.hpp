@@ -60,10 +60,10 @@ std::vector<SquareGemm> measure_squares(const Machine& machine, int threads, dou
 /// The largest median of all sides and both ways: what a training step is held against.
 double gemm_ceiling(const std::vector<SquareGemm>& measured);
 
-/// GB/s (1e9) of copying large blocks in the memory of the device, reads and writes added up; on the cpu each of
-/// `threads` threads in blocks of its own. Collective.
+/// GB/s (1e9) of copying large blocks in the memory of the device, reads and writes added up. Collective.
 Rate measure_copy(const Machine& machine, int threads, double budget_s);
-/// Of the host's memory. Collective.
+/// Of the host's memory, each of `threads` threads in blocks of its own: by memcpy or by adding to what is there,
+/// whichever moves more (a memcpy writes past the caches, or reads what it overwrites). Collective.
 Rate measure_host_copy(int threads, double budget_s, Communicator& world);
 
 /// Largest resident set of this process so far, in bytes; NaN where the system does not tell.
