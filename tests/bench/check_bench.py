@@ -136,7 +136,7 @@ class Bench(unittest.TestCase):
         """A model of half a GiB, so that what is not planned is small beside it."""
         planned = []
         for words in ((), ("--precision", "bf16"), ("--recompute", "mlp"), ("--recompute", "block")):
-            record = self.step("--model", "s32", "--blocks", "4", "--experts", "8", "--batch", "8", "--threads", "2", *words)
+            record = self.step("--model", "s32", "--blocks", "4", "--leaf-images", "16", "--threads", "2", *words)
             memory = record["memory"]
             self.assertGreater(memory["planned_GiB"], 0.4)
             self.assertGreater(memory["program_GiB"], 0)
