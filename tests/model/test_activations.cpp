@@ -123,7 +123,7 @@ TEST(Activations, ThatAreComputedAgainAreThereOnce) {
   EXPECT_EQ(grows_by(false, Recompute::block), stream);
   const std::int64_t rows = leaves * c.experts * (b * c.tokens() / c.group_tokens()) * c.slots();
   EXPECT_EQ(grows_by(true, Recompute::none) - grows_by(true, Recompute::mlp), f32_bytes(rows * c.mlp_width));
-  constexpr std::int64_t kReported = 7 * 64;  // small tensors
+  constexpr std::int64_t kReported = std::int64_t{7} * 64;  // small tensors
   EXPECT_EQ(grows_by(true, Recompute::block), stream + f32_bytes(n * c.experts) + kReported);
 }
 
