@@ -201,6 +201,13 @@ void add_layout_options(Options& options, RunConfig& config) {
       .effect(Effect::layout);
   options.add("leaves-per-pass", config.leaves_per_pass, "P", "per rank; fewer need less memory; 0: as many as fit")
       .effect(Effect::layout);
+  // By cuda in bf16 the last bits of `mlp` may be others: cuBLASLt chooses another algorithm without the GELU behind
+  // it.
+  options
+      .add("recompute", config.recompute, "WHAT",
+           "less memory for more work in training: compute hidden layers (mlp) or whole blocks again (block)")
+      .choices(recompute_names())
+      .effect(Effect::layout);
 }
 
 void apply_run_options(Options& options, RunConfig& config, RunOptionTexts& texts) {

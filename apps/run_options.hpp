@@ -22,7 +22,7 @@ struct RunOptionTexts {
 void add_model_options(Options& options, RunConfig& config, RunOptionTexts& texts);
 /// Adds those of optimisation and data augmentation.
 void add_training_options(Options& options, RunConfig& config);
-/// Adds --batch, --leaf-images, --expert-parallel, --leaves-per-pass, --threads, --backend.
+/// Adds --batch, --leaf-images, --expert-parallel, --leaves-per-pass, --recompute, --threads, --backend, --precision.
 void add_layout_options(Options& options, RunConfig& config);
 
 /// After parse(): preset, then file, then command line, into `config`; then resolve().

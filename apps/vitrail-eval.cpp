@@ -65,7 +65,8 @@ std::vector<Setting> remembered(const Json& config) {
   std::vector<Setting> settings = settings_of(config);
   // How the training was cut over ranks says nothing of this job.
   std::erase_if(settings, [](const Setting& setting) {
-    return setting.name == "expert-parallel" || setting.name == "leaves-per-pass" || setting.name == "threads";
+    return setting.name == "expert-parallel" || setting.name == "leaves-per-pass" || setting.name == "recompute" ||
+           setting.name == "threads";
   });
   return settings;
 }

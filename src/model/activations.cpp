@@ -47,7 +47,8 @@ class Spare {
 struct Sizes {
   Arena& arena;
   Spare& spare;
-  std::int64_t keeper = -1;  ///< the block that keeps what is made; -1: it is not for a block's backward pass
+  std::int64_t keeper = -1;  ///< the block that keeps what is made; -1: it is not for a block's backward pass alone
+  Tensor hidden;             ///< one hidden layer that all blocks use in turn; no elements: each has its own
   Device& device;
   Dtype real, stored;
   const ModelConfig& c;
@@ -94,6 +95,10 @@ struct Sizes {
   [[nodiscard]] Tensor make(Dtype dtype, Shape shape) const { return arena.allocate(dtype, shape); }
   [[nodiscard]] Shape home_rows() const { return {owners, leaves, experts_here, slots, d}; }
   [[nodiscard]] Shape owner_rows(std::int64_t width) const { return {owners * leaves, experts_here, slots, width}; }
+  [[nodiscard]] Shape dense_hidden() const { return {leaves, 1, n, f}; }
+  [[nodiscard]] Tensor hidden_layer(Shape shape) const {
+    return hidden.elements() == 0 ? make_stored(shape) : Tensor(hidden.data, shape, stored, hidden.device);
+  }
 };
 
 /// With `rows` statistics per leaf.
@@ -122,7 +127,7 @@ AttentionActivations lay_out_attention(const Sizes& z, std::int64_t asking) {
 }
 
 void lay_out_choices(const Sizes& z, MoeActivations& moe) {
-  for (Tensor* x : {&moe.logits, &moe.noise, &moe.gates_clean, &moe.gates}) *x = z.make({z.groups, z.s, z.c.experts});
+  for (Tensor* x : {&moe.logits, &moe.gates_clean, &moe.gates}) *x = z.make({z.groups, z.s, z.c.experts});
   for (Tensor* x : {&moe.selected, &moe.slot, &moe.row}) *x = z.make(Dtype::i32, {z.groups, z.s, z.k});
   moe.gate = z.c.router.kind == RouterKind::experts_choice ? moe.gates : z.make({z.groups, z.s, z.k});
   moe.weight = z.c.router.normalize_gates ? z.make({z.groups, z.s, z.k}) : moe.gate;
@@ -130,7 +135,7 @@ void lay_out_choices(const Sizes& z, MoeActivations& moe) {
 
 void lay_out_soft(const Sizes& z, MoeActivations& moe) {
   SoftActivations& soft = moe.soft;
-  for (Tensor* x : {&moe.noise, &soft.dispatch, &soft.combine}) *x = z.make({z.groups, z.s, z.r});
+  for (Tensor* x : {&soft.dispatch, &soft.combine}) *x = z.make({z.groups, z.s, z.r});
   soft.x_rnorm = z.make({z.groups, z.s});
   soft.mu_rnorm = z.make({z.r});
   for (Tensor* x : {&soft.slots_x, &soft.slots_o}) *x = z.make({z.groups, z.r, z.d});
@@ -173,6 +178,8 @@ void take_reported(const MoeActivations& from, MoeActivations& to) {
   to.assigned = from.assigned, to.kept = from.kept, to.processed = from.processed;
 }
 
+Tensor lay_out_noise(const Sizes& z) { return z.make({z.groups, z.s, z.soft() ? z.r : z.c.experts}); }
+
 /// What the router says of every token.
 void lay_out_routing(const Sizes& z, MoeActivations& moe) { (z.soft() ? lay_out_soft : lay_out_choices)(z, moe); }
 
@@ -181,24 +188,69 @@ MoeActivations lay_out_moe(const Sizes& z) {
   lay_out_routing(z, moe);
   moe.source = z.make(Dtype::i32, {z.owners, z.leaves, z.experts_here, z.slots});
   moe.expert_x = z.make_stored(z.owner_rows(z.d));
-  moe.expert_u = z.make_stored(z.owner_rows(z.f));
+  moe.expert_u = z.hidden_layer(z.owner_rows(z.f));
   moe.o = z.make_stored(z.home_rows());
   return moe;
 }
 
-BlockActivations lay_out_block(const Sizes& z, bool moe, Tensor x) {
+/// For a dense block, a sparse one, or both in turn; without noise and the stream behind the block.
+BlockActivations lay_out_block(const Sizes& z, bool dense, bool sparse) {
   BlockActivations block;
   block.norm0 = lay_out_norm(z, z.n, true);
   block.attention = lay_out_attention(z, z.t);
   block.middle = z.make({z.leaves, z.n, z.d});
-  block.norm1 = lay_out_norm(z, z.n, !moe);  // routers are exact
-  if (moe) {
-    block.moe = lay_out_moe(z);
-  } else {
-    block.u = z.make_stored({z.leaves, 1, z.n, z.f});
-  }
-  block.x = x;
+  block.norm1 = lay_out_norm(z, z.n, !sparse);  // routers are exact
+  if (dense) block.u = z.hidden_layer(z.dense_hidden());
+  if (sparse) block.moe = lay_out_moe(z);
   return block;
+}
+
+/// The memory of both kinds of block, as one of them has it.
+BlockActivations of_kind(const Sizes& z, BlockActivations both, bool moe) {
+  if (moe) {
+    both.u = Tensor();
+  } else {
+    Tensor& y = both.norm1.y;
+    y = Tensor(y.data, y.shape, z.stored, y.device);
+    both.moe = {};
+  }
+  return both;
+}
+
+/// For a backward pass every block keeps its own, but for what it computes again: that is in the memory of all.
+/// Without, nothing of a block is needed after the next, and the residual stream alternates between two buffers.
+std::vector<BlockActivations> lay_out_blocks(Sizes& z, const PassShape& shape,
+                                             const std::vector<MoeActivations>& reported) {
+  const bool share_hidden = !shape.backward || shape.recompute != Recompute::none;
+  const bool share_all = !shape.backward || shape.recompute == Recompute::block;
+  const bool sparse = !z.c.moe_blocks.empty();
+  const bool dense = std::ssize(z.c.moe_blocks) < z.c.blocks;
+  // Not in spare memory (keeper is -1): the backward pass writes gradients there before it writes this again.
+  if (share_hidden) {
+    z.hidden = z.make_stored({std::max(dense ? z.dense_hidden().elements() : 0,  //
+                                       sparse ? z.owner_rows(z.f).elements() : 0)});
+  }
+  const BlockActivations shared = share_all ? lay_out_block(z, dense, sparse) : BlockActivations();
+  std::vector<BlockActivations> blocks;
+  Tensor stream[2], noise;
+  for (std::int64_t block = 0; block < z.c.blocks; ++block) {
+    const bool moe = z.c.is_moe(block);
+    if (shape.backward) z.keeper = block;
+    Tensor& x = stream[block % 2];
+    if (shape.backward || x.elements() == 0) x = z.make({z.leaves, z.n, z.d});
+    BlockActivations kept = share_all ? of_kind(z, shared, moe) : lay_out_block(z, !moe, moe);
+    if (moe) {
+      if (shape.keep_routing && block != z.c.moe_blocks.front()) lay_out_routing(z, kept.moe);
+      if (shape.backward || noise.elements() == 0) noise = lay_out_noise(z);
+      kept.moe.noise = noise;
+      take_reported(reported[static_cast<std::size_t>(block)], kept.moe);
+    }
+    kept.x = x;
+    kept.index = kept.moe.block = block;
+    blocks.push_back(kept);
+  }
+  z.keeper = -1;
+  return blocks;
 }
 
 /// Two shapes in the memory of the larger.
@@ -240,7 +292,7 @@ PassScratch lay_out_scratch(const Sizes& z, const PassShape& shape) {
   PassScratch scratch;
   const bool sparse = z.experts_here > 0;
   const bool map = z.c.classifier == Classifier::map;
-  const Shape dense_hidden{z.leaves, 1, z.n, z.f};
+  const Shape dense_hidden = z.dense_hidden();
   const Shape expert_hidden = sparse ? z.owner_rows(z.f) : Shape{0};
   const Shape map_hidden{z.leaves, 1, z.b, z.f};
   share(z, scratch.dense_h, dense_hidden, scratch.expert_h, expert_hidden);
@@ -316,29 +368,7 @@ Activations lay_out_activations(Arena& arena, Device& device, const PassDtypes& 
     acts.positions = z.make({z.t, z.d});
     if (acts.positions) from_doubles(sincos2d_positions(c), device, acts.positions);
   }
-  // Without a backward pass nothing of a block is needed after the next: one dense and one sparse set serve all, and
-  // the residual stream alternates between two buffers.
-  BlockActivations dense;
-  BlockActivations sparse;
-  Tensor stream[2];
-  for (std::int64_t block = 0; block < c.blocks; ++block) {
-    const bool moe = c.is_moe(block);
-    const bool keep = shape.backward;
-    z.keeper = keep ? block : -1;
-    Tensor& x = stream[block % 2];
-    if (keep || x.elements() == 0) x = z.make({z.leaves, z.n, z.d});
-    BlockActivations& shared = moe ? sparse : dense;
-    if (keep || shared.norm0.y.elements() == 0) {
-      shared = lay_out_block(z, moe, x);
-    } else if (moe && shape.keep_routing) {
-      lay_out_routing(z, shared.moe);
-    }
-    take_reported(reported[static_cast<std::size_t>(block)], shared.moe);
-    shared.x = x;
-    shared.index = shared.moe.block = block;
-    acts.blocks.push_back(shared);
-  }
-  z.keeper = -1;
+  acts.blocks = lay_out_blocks(z, shape, reported);
   acts.encoder_norm = lay_out_norm(z, z.n, false);
   if (c.classifier == Classifier::map) acts.map = lay_out_map(z);
   acts.pooled = z.make({z.images, z.d});

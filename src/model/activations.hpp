@@ -22,15 +22,25 @@ struct PassDtypes {
   Dtype stored;  ///< of tensors that enter matrix products or come out of them, marked below
 };
 
+/// What a block's backward pass computes again, because its forward pass did not keep it: less memory, more work, the
+/// same numbers.
+enum class Recompute : std::uint8_t {
+  none,
+  mlp,  ///< hidden layers of dense MLPs and of experts, by linear_forward: the same bits where that gives mlp_forward's
+        ///< u
+  block  ///< all but the stream behind the block, the router's noise and what is reported: the forward pass once more
+};
+
 /// What decides the sizes of a pass.
 struct PassShape {
   std::int64_t leaves = 1;
-  std::int64_t leaf_images = 0;      // B
-  std::int64_t expert_parallel = 1;  // EP
-  std::int64_t labels = 1;           // per image, at most
-  std::int64_t mixup_images = 1;     // m: images that are mixed into one
-  bool backward = true;              // false: evaluation only, blocks share their memory but for what is counted
-  bool keep_routing = false;         // without backward: every MoE block keeps gates, choices and slots as well
+  std::int64_t leaf_images = 0;           // B
+  std::int64_t expert_parallel = 1;       // EP
+  std::int64_t labels = 1;                // per image, at most
+  std::int64_t mixup_images = 1;          // m: images that are mixed into one
+  bool backward = true;                   // false: evaluation only, blocks share their memory but for what is counted
+  bool keep_routing = false;              // without backward: every MoE block keeps gates, choices and slots as well
+  Recompute recompute = Recompute::none;  // with backward: what shares memory between blocks
 };
 
 /// What the random numbers of a pass are functions of, beside the seed: the step, and where in it the pass stands.
@@ -91,7 +101,8 @@ struct MoeActivations {
   SoftActivations soft;
 };
 
-/// What the backward pass of a block needs of its forward pass; is lost when all blocks' are done (SpareMemory).
+/// What the backward pass of a block needs of its forward pass; is lost when all blocks' are done (SpareMemory). What
+/// blocks share (PassShape::backward, recompute) is that of the block that was computed last.
 struct BlockActivations {
   std::int64_t index = 0;
   NormActivations norm0;
@@ -148,7 +159,7 @@ struct Activations {
   Tensor labels;      // i32 [I labels]: -1 = none
   Tensor valid;       // u8 [groups S]: set `masked` to use it
   bool masked = false;
-  bool forced = false;  ///< moe.selected and moe.slot are inputs: the choices were made elsewhere
+  bool forced = false;  ///< moe.selected and moe.slot are inputs: the choices were made elsewhere; no block shares them
   Tensor images;        // [I h w c]
   Tensor targets;       // [I V]
   Tensor patches;       // stored [leaves 1 B*Tp patch]
@@ -175,7 +186,8 @@ struct Activations {
 };
 
 /// Memory that is written by the backward pass of block `block` and not read before that: of a parameter's gradient.
-/// What later blocks keep for their own backward passes, which are over then, may lie there.
+/// What later blocks keep for their own backward passes, which are over then, may lie there; not what blocks share and
+/// write again in the backward pass.
 struct SpareMemory {
   std::int64_t block = 0;
   Tensor memory;

@@ -132,6 +132,30 @@ void attention_half_backward(Ops& ops, const ModelConfig& c, const BlockParams& 
                           .dbias = gradients.norm0.bias});
 }
 
+/// u = x w1 + b1 once more.
+void hidden_layer_again(Ops& ops, const ModelConfig& c, const BlockParams& params, BlockActivations& block) {
+  const bool moe = c.is_moe(block.index);
+  ops.linear_forward({.x = moe ? ConstTensor(block.moe.expert_x) : dense(ConstTensor(block.norm1.y)),
+                      .w = params.mlp0.w,
+                      .b = params.mlp0.b,
+                      .residual = {},
+                      .y = moe ? block.moe.expert_u : block.u});
+}
+
+/// What blocks share, as the forward pass of this block left it: computed again, unless no block came after it.
+void restore(const Workers& workers, const ModelConfig& c, const BlockParams& params, ConstTensor x, Activations& acts,
+             BlockActivations& block) {
+  if (block.index + 1 == std::ssize(acts.blocks)) return;
+  switch (acts.shape.recompute) {
+    case Recompute::none:
+      return;
+    case Recompute::mlp:
+      return hidden_layer_again(workers.ops, c, params, block);
+    case Recompute::block:
+      return block_forward(workers, c, params, x, Mode::training, acts, block);
+  }
+}
+
 }  // namespace
 
 void block_forward(const Workers& workers, const ModelConfig& c, const BlockParams& params, ConstTensor x, Mode mode,
@@ -167,6 +191,7 @@ void block_backward(const Workers& workers, const ModelConfig& c, const BlockPar
                     double group_scale, Activations& acts, BlockActivations& block, BlockParams& gradients) {
   Ops& ops = workers.ops;
   PassScratch& s = acts.scratch;
+  restore(workers, c, params, x, acts, block);
   const ConstTensor dbranch = mlp_branch(c, acts, block.index, Mode::training).backward(ops, s.dx, s.dbranch);
   if (c.is_moe(block.index)) {
     moe_backward(workers, c, params, block.norm1.y, dbranch, group_scale, acts, block.moe, gradients, s.dnorm);

@@ -126,13 +126,15 @@ std::optional<std::string> first_not_finite(Device& device, Ops& ops, const Acti
   };
   if (!finite(acts.images)) return "the input images";
   if (!finite(acts.x0)) return "the embedding";
+  const bool halves = acts.shape.recompute != Recompute::block;  // else a block's middle is not its own
   for (std::size_t block = 0; block < acts.blocks.size(); ++block) {
-    if (!finite(acts.blocks[block].middle)) return text("encoderblock_", block, " (attention)");
+    const auto place = [&](const char* half) { return text("encoderblock_", block, halves ? half : ""); };
+    if (halves && !finite(acts.blocks[block].middle)) return place(" (attention)");
     const MoeActivations& moe = acts.blocks[block].moe;
     for (const Tensor& loss : {moe.importance, moe.load, moe.gshard, moe.z}) {
-      if (loss && !finite(loss)) return text("encoderblock_", block, " (router)");
+      if (loss && !finite(loss)) return place(" (router)");
     }
-    if (!finite(acts.blocks[block].x)) return text("encoderblock_", block, " (MLP or experts)");
+    if (!finite(acts.blocks[block].x)) return place(" (MLP or experts)");
   }
   if (!finite(acts.logits)) return "the head";
   if (!finite(acts.loss)) return "the loss";

@@ -29,8 +29,8 @@ void vit_moe_backward(const Workers& workers, const ModelConfig& config, const V
 /// expert or slot), for the pass that acts.random places.
 void draw_router_noise(Ops& ops, const ModelConfig& config, Activations& acts);
 
-/// Where the first NaN or Inf of a forward pass stands ("encoderblock_3"), nothing when all is finite. Waits for the
-/// device and allocates.
+/// Where the first NaN or Inf of a forward pass stands ("encoderblock_3 (attention)", of Recompute::block without the
+/// half), nothing when all is finite. Waits for the device and allocates.
 std::optional<std::string> first_not_finite(Device& device, Ops& ops, const Activations& acts);
 
 }  // namespace vitrail

@@ -197,6 +197,17 @@ Loss make_loss(const RunConfig& config) {
   return config.loss == "softmax" ? Loss::softmax : Loss::sigmoid;
 }
 
+std::vector<std::string> recompute_names() { return {"none", "mlp", "block"}; }
+
+Recompute make_recompute(const RunConfig& config) {
+  if (config.recompute == "none") return Recompute::none;
+  if (config.recompute == "mlp") return Recompute::mlp;
+  VITRAIL_EXPECT(config.recompute == "block", ExitCode::usage, text("recompute '", config.recompute, "'"),
+                 "hidden layers, whole blocks or none are computed again",
+                 did_you_mean(config.recompute, recompute_names()));
+  return Recompute::block;
+}
+
 // (1 - a) y + a / V, for y = 1 and y = 0
 TargetValues make_target_values(const RunConfig& config) {
   const double a = config.label_smoothing;

@@ -63,6 +63,7 @@ struct RunConfig {
   // layout: another value gives the same bits
   std::int64_t expert_parallel = 1;
   std::int64_t leaves_per_pass = 0;  ///< 0: the largest subtree that fits
+  std::string recompute = "none";    ///< what blocks compute again in the backward pass: none, mlp, block
 
   // the rest of the run
   std::vector<std::filesystem::path> data;
@@ -99,6 +100,9 @@ std::vector<std::string> schedule_names();
 Schedule make_schedule(const RunConfig& config, std::int64_t total);
 OptimizerConfig make_optimizer(const RunConfig& config);
 Loss make_loss(const RunConfig& config);
+/// "none", "mlp", "block".
+std::vector<std::string> recompute_names();
+Recompute make_recompute(const RunConfig& config);
 /// Error (usage) for a smoothing outside [0, 1).
 TargetValues make_target_values(const RunConfig& config);
 /// Error (usage) for a concentration below 0, an unknown draw, and more images than a leaf has.

@@ -105,7 +105,8 @@ void TrainState::lay_out(Arena& parameter_arena, Arena& gradient_arena, Arena& o
                               .leaf_images = layout.leaf_images,
                               .expert_parallel = ep,
                               .labels = labels_per_image,
-                              .mixup_images = make_mixup(config).images},
+                              .mixup_images = make_mixup(config).images,
+                              .recompute = make_recompute(config)},
                              spare_memory(gradients));
 }
 

@@ -71,6 +71,8 @@ class Bench(unittest.TestCase):
         for record in (
             self.step("--leaves-per-pass", "1"),
             self.step("--threads", "2", "--profile"),
+            self.step("--recompute", "mlp"),
+            self.step("--recompute", "block"),
             self.step(ranks=2),
             self.step("--expert-parallel", "2", ranks=2),
         ):
@@ -132,13 +134,18 @@ class Bench(unittest.TestCase):
 
     def test_memory_is_what_was_planned(self):
         """A model of half a GiB, so that what is not planned is small beside it."""
-        for words in ((), ("--precision", "bf16")):
-            record = self.step("--model", "s32", "--blocks", "4", "--experts", "8", "--batch", "8", "--threads", "2", *words)
+        planned = []
+        for words in ((), ("--precision", "bf16"), ("--recompute", "mlp"), ("--recompute", "block")):
+            record = self.step("--model", "s32", "--blocks", "4", "--leaf-images", "16", "--threads", "2", *words)
             memory = record["memory"]
             self.assertGreater(memory["planned_GiB"], 0.4)
             self.assertGreater(memory["program_GiB"], 0)
             used = record["peak_rss_GiB"] - memory["program_GiB"]
             self.assertAlmostEqual(used / memory["planned_GiB"], 1, delta=0.05)
+            planned.append(memory["activations_GiB"])
+        self.assertEqual(planned[0], planned[1])
+        self.assertGreater(planned[1], planned[2])
+        self.assertGreater(planned[2], planned[3])
 
     def test_step_runs_on_the_reference(self):
         record = self.step("--backend", "reference", "--width", "8", "--mlp-width", "8", "--batch", "8", "--profile")
@@ -219,6 +226,7 @@ class Bench(unittest.TestCase):
             (("gemm", "--seconds", "0"), "--seconds"),
             (("step", "--backend", "reference", "--precision", "bf16"), "the reference rounds no inputs"),
             (("step", "--precision", "bf61"), "bf16"),
+            (("step", "--recompute", "blok"), "Did you mean 'block'"),
             (("step", "--backend", "cuda"), "VITRAIL_CUDA=ON"),
             (("step", "--gpu", "0"), "--gpu"),
             (("step", "--communicator", "nccl"), "--communicator nccl"),

@@ -73,12 +73,21 @@ class SmallModel {
         self(make_self_communicator()),
         parameters(*device, real, table),
         gradients(*device, real, table) {
-    const PassShape shape{.leaves = leaves, .leaf_images = leaf_images, .expert_parallel = 1, .backward = backward};
-    Arena measured("test");
-    (void)lay_out_activations(measured, *device, real, config, shape);
-    arena_ = std::make_unique<Arena>("test", *device, measured.bytes());
-    acts = lay_out_activations(*arena_, *device, real, config, shape);
+    lay_out({.leaves = leaves, .leaf_images = leaf_images, .expert_parallel = 1, .backward = backward});
     fill();
+  }
+
+  /// Lays the pass out, also another time: the batch must be filled then. `in_gradients`: in these where there is room.
+  /// Returns the bytes beside them.
+  std::int64_t lay_out(const PassShape& shape, bool in_gradients = false) {
+    const Dtype real = ops->real();
+    std::vector<SpareMemory> spare;
+    if (in_gradients) spare = spare_memory(bind_params(config, table, gradients.tensors));
+    Arena measured("test");
+    (void)lay_out_activations(measured, *device, real, config, shape, spare);
+    arena_ = std::make_unique<Arena>("test", *device, measured.bytes());
+    acts = lay_out_activations(*arena_, *device, real, config, shape, spare);
+    return arena_->bytes();
   }
 
   /// Forward, loss and auxiliary losses of `images_of_step` images; returns the part of this pass in the total loss.

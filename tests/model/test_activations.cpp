@@ -16,7 +16,11 @@ std::int64_t measured_bytes(const ModelConfig& c, const PassShape& shape) {
 TEST(Activations, AreMeasuredToTheByte) {
   const auto device = make_cpu_device();
   for (const std::int64_t expert_parallel : {1, 2, 4}) {
-    for (const auto& [backward, keep_routing] : {std::pair{true, false}, {false, false}, {false, true}}) {
+    for (const auto& [backward, keep_routing, recompute] : {std::tuple{true, false, Recompute::none},
+                                                            {true, false, Recompute::mlp},
+                                                            {true, false, Recompute::block},
+                                                            {false, false, Recompute::none},
+                                                            {false, true, Recompute::none}}) {
       for (const std::vector<std::int64_t>& moe : {std::vector<std::int64_t>{}, {1}, {0, 1}}) {
         ModelConfig c = small_config();
         c.moe_blocks = moe;
@@ -25,7 +29,8 @@ TEST(Activations, AreMeasuredToTheByte) {
                               .leaf_images = 4,
                               .expert_parallel = expert_parallel,
                               .backward = backward,
-                              .keep_routing = keep_routing};
+                              .keep_routing = keep_routing,
+                              .recompute = recompute};
         Arena real("real", *device, measured_bytes(c, shape));
         (void)lay_out_activations(real, *device, Dtype::f32, c, shape);
         EXPECT_EQ(real.bytes(), measured_bytes(c, shape));
@@ -99,6 +104,29 @@ TEST(Activations, OfEvaluationGrowWithTheNumberOfBlocksByWhatIsCountedAlone) {
   EXPECT_LT(bytes(4, true, true), bytes(12, true, true));
 }
 
+TEST(Activations, ThatAreComputedAgainAreThereOnce) {
+  constexpr std::int64_t kMore = 8;  // dense blocks, or as many sparse ones
+  ModelConfig c = small_config();
+  const std::int64_t leaves = 2, b = 4, n = leaves * b * c.tokens();
+  const auto grows_by = [&](bool sparse, Recompute recompute) {
+    std::vector<std::int64_t> bytes;
+    for (const std::int64_t blocks : {std::int64_t{2}, 2 + kMore}) {
+      c.blocks = blocks;
+      c.moe_blocks = sparse ? moe_blocks_by_name("every-1", blocks) : std::vector<std::int64_t>();
+      bytes.push_back(measured_bytes(c, {.leaves = leaves, .leaf_images = b, .recompute = recompute}));
+    }
+    return (bytes[1] - bytes[0]) / kMore;
+  };
+  const auto f32_bytes = [](std::int64_t elements) { return (4 * elements + 63) / 64 * 64; };  // as an arena rounds
+  const std::int64_t stream = f32_bytes(n * c.width);
+  EXPECT_EQ(grows_by(false, Recompute::none) - grows_by(false, Recompute::mlp), f32_bytes(n * c.mlp_width));
+  EXPECT_EQ(grows_by(false, Recompute::block), stream);
+  const std::int64_t rows = leaves * c.experts * (b * c.tokens() / c.group_tokens()) * c.slots();
+  EXPECT_EQ(grows_by(true, Recompute::none) - grows_by(true, Recompute::mlp), f32_bytes(rows * c.mlp_width));
+  constexpr std::int64_t kReported = std::int64_t{7} * 64;  // small tensors
+  EXPECT_EQ(grows_by(true, Recompute::block), stream + f32_bytes(n * c.experts) + kReported);
+}
+
 /// Gradients are the same bits, and what blocks keep lies in those of earlier blocks.
 TEST(Activations, InTheMemoryOfEarlierBlocksGradientsDoNoHarm) {
   ModelConfig c = small_config();
@@ -107,14 +135,8 @@ TEST(Activations, InTheMemoryOfEarlierBlocksGradientsDoNoHarm) {
   SmallModel apart(c, Dtype::f64, 1, 2);
   SmallModel spared(c, Dtype::f64, 1, 2);
   const PassShape shape{.leaves = 1, .leaf_images = 2};
-  const auto spare = spare_memory(bind_params(c, spared.table, spared.gradients.tensors));
-  Arena measured("test"), all("test");
-  (void)lay_out_activations(measured, *spared.device, Dtype::f64, c, shape, spare);
-  (void)lay_out_activations(all, *spared.device, Dtype::f64, c, shape);
-  EXPECT_LT(measured.bytes(), all.bytes());
-  Arena real("test", *spared.device, measured.bytes());
-  spared.acts = lay_out_activations(real, *spared.device, Dtype::f64, c, shape, spare);
-  EXPECT_EQ(real.bytes(), measured.bytes());
+  const std::int64_t all = spared.lay_out(shape);
+  EXPECT_LT(spared.lay_out(shape, true), all);
   for (int pass = 0; pass < 2; ++pass) {  // the second begins with gradients where activations will be
     spared.fill_batch(0);
     EXPECT_EQ(apart.total_loss(), spared.total_loss());

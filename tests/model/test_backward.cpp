@@ -144,6 +144,8 @@ std::vector<BackwardCase> backward_cases() {
   };
 }
 
+std::vector<std::uint8_t> to_bytes(ConstTensor x) { return {x.as<std::uint8_t>(), x.as<std::uint8_t>() + x.bytes()}; }
+
 class WholeBackward : public ::testing::TestWithParam<BackwardCase> {
  protected:
   void SetUp() override {
@@ -207,6 +209,32 @@ TEST_P(WholeBackward, IsTheDerivativeByOneEntryOfEveryTensor) {
     EXPECT_NEAR(complex_->total_loss().imag() / kStep, gradient[i], 1e-11 * scale)
         << real_->table[t].name << " entry " << i;
     x = {x.real(), 0};
+  }
+}
+
+/// Of five blocks, so that more than one of each kind is computed again, and with activations in spare gradients.
+TEST_P(WholeBackward, IsTheSameBitsWhenBlocksComputeAgainWhatTheyDidNotKeep) {
+  const BackwardCase& c = GetParam();
+  ModelConfig config = c.config;
+  config.blocks = 5;
+  if (!config.moe_blocks.empty()) config.moe_blocks = {1, 2, 4};
+  SmallModel keeping(config, Dtype::f64, c.leaves, c.leaf_images);
+  keeping.loss = c.loss;
+  const std::complex<double> loss = keeping.total_loss();
+  keeping.backward();
+  for (const Recompute recompute : {Recompute::mlp, Recompute::block}) {
+    SmallModel again(config, Dtype::f64, c.leaves, c.leaf_images);
+    again.loss = c.loss;
+    again.lay_out({.leaves = c.leaves, .leaf_images = c.leaf_images, .recompute = recompute}, true);
+    for (int pass = 0; pass < 2; ++pass) {  // the second begins with gradients where activations will be
+      SCOPED_TRACE(::testing::Message() << (recompute == Recompute::mlp ? "mlp" : "block") << ", pass " << pass);
+      again.fill_batch(0);
+      EXPECT_EQ(again.total_loss(), loss);
+      again.backward();
+      EXPECT_EQ(to_bytes(again.acts.report), to_bytes(keeping.acts.report)) << "nothing is counted twice";
+      for (std::size_t t = 0; t < again.table.size(); ++t)
+        EXPECT_EQ(again.gradient(t), keeping.gradient(t)) << again.table[t].name;
+    }
   }
 }
 

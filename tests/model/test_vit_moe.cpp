@@ -70,8 +70,10 @@ TEST(RouterNoise, DiffersBetweenBlocksStepsAndSeeds) {
 }
 
 TEST(FirstNotFinite, NamesThePlaceWhereItBegins) {
-  const auto found = [](const std::string& parameter) {
+  const auto found = [](const std::string& parameter, Recompute recompute = Recompute::none) {
     SmallModel model(small_config(), Dtype::f64, 1, 4);
+    model.lay_out({.leaves = 1, .leaf_images = 4, .recompute = recompute});
+    model.fill_batch(0);
     for (std::size_t i = 0; i < model.table.size(); ++i) {
       if (model.table[i].name == parameter) {
         model.parameters.tensors[i].as<double>()[0] = std::numeric_limits<double>::quiet_NaN();
@@ -87,6 +89,12 @@ TEST(FirstNotFinite, NamesThePlaceWhereItBegins) {
   EXPECT_EQ(found("Encoder/encoderblock_1/SelfAttention/out/bias"), "encoderblock_1 (attention)");
   EXPECT_EQ(found("Encoder/encoderblock_1/Moe/Router/dense/kernel"), "encoderblock_1 (router)");
   EXPECT_EQ(found("head/bias"), "the head");
+  for (const std::string layer : {"SelfAttention/out/bias", "Mlp/Dense_1/bias"}) {
+    EXPECT_EQ(found("Encoder/encoderblock_0/" + layer, Recompute::block), "encoderblock_0") << layer;
+  }
+  EXPECT_EQ(found("Encoder/encoderblock_1/SelfAttention/out/bias", Recompute::block), "encoderblock_1")
+      << "not the block before, though they share what attention gives";
+  EXPECT_EQ(found("Encoder/encoderblock_1/SelfAttention/out/bias", Recompute::mlp), "encoderblock_1 (attention)");
 }
 
 TEST(FirstNotFinite, KnowsBrokenImages) {

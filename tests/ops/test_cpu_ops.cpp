@@ -79,6 +79,17 @@ TEST_P(CpuBits, OfAnExpertDoNotDependOnTheOtherExperts) {
 }
 
 // The last two: weights that are cut in tiles, operands that are copied.
+TEST_P(CpuBits, OfAHiddenLayerAreThoseOfALinearLayer) {
+  const auto [sizes, precision] = GetParam();
+  const auto ops = make_cpu_ops(2, precision);
+  for (const Dtype stored : {Dtype::f32, Dtype::bf16}) {
+    const MlpInputs in = mlp_inputs(stored, {2, 3, sizes.rows, sizes.width, sizes.hidden}, true);
+    OwnedTensor u(stored, in.hidden_mask.shape());
+    ops->linear_forward({.x = in.x, .w = in.w1, .b = in.b1, .residual = {}, .y = u});
+    EXPECT_TRUE(same_bits(run_mlp(*ops, in).u, u)) << "kept in " << name_of(stored);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes, CpuBits,
                          ::testing::Combine(::testing::Values(BlockSizes{7, 5, 9}, BlockSizes{432, 64, 256},
                                                               BlockSizes{1100, 16, 33}, BlockSizes{70, 512, 528},

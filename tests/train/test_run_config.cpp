@@ -61,6 +61,8 @@ TEST(RunConfig, UnknownNamesAreRefusedWithTheNearest) {
   EXPECT_NE(refusal([&] { (void)make_schedule(config, 10); }).find("'cosine'"), std::string::npos);
   config.loss = "softmx";
   EXPECT_NE(refusal([&] { (void)make_loss(config); }).find("'softmax'"), std::string::npos);
+  config.recompute = "blok";
+  EXPECT_NE(refusal([&] { (void)make_recompute(config); }).find("'block'"), std::string::npos);
   config.mixup_draw = "laef";
   EXPECT_NE(refusal([&] { (void)make_mixup(config); }).find("'leaf'"), std::string::npos);
 }
