@@ -143,9 +143,10 @@ class Bench(unittest.TestCase):
             used = record["peak_rss_GiB"] - memory["program_GiB"]
             self.assertAlmostEqual(used / memory["planned_GiB"], 1, delta=0.05)
             planned.append(memory["activations_GiB"])
-        self.assertEqual(planned[0], planned[1])
-        self.assertGreater(planned[1], planned[2])
-        self.assertGreater(planned[2], planned[3])
+        full, in_bf16, mlp, block = planned
+        self.assertGreater(full, in_bf16)
+        self.assertGreater(full, mlp)
+        self.assertGreater(mlp, block)
 
     def test_step_runs_on_the_reference(self):
         record = self.step("--backend", "reference", "--width", "8", "--mlp-width", "8", "--batch", "8", "--profile")

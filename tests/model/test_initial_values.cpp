@@ -17,7 +17,7 @@ namespace {
 constexpr std::int64_t kWidth = 256;
 constexpr std::int64_t kMlpWidth = 1024;
 constexpr std::int64_t kExperts = 3;
-constexpr std::int64_t kPatch = 8 * 8 * 3;
+constexpr std::int64_t kPatch = std::int64_t{8} * 8 * 3;
 constexpr std::int64_t kRepresentation = 128;
 constexpr double kHeadBias = -6.5;
 
