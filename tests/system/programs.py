@@ -92,6 +92,8 @@ class Programs(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.folder = Path(tempfile.mkdtemp(prefix="vitrail-system-"))
+        # Jobs of tests that run at the same time would make and remove one folder of Open MPI's, and sometimes miss it.
+        os.environ["OMPI_MCA_orte_tmpdir_base"] = str(cls.folder)
         cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
         cls.data = cls.folder / "data"
         cls.pack(cls.data / "train", IMAGES, seed=1)

@@ -26,9 +26,9 @@ class Targets(Programs):
 
     def test_several_labels_per_image_are_learned_with_the_sigmoid_loss(self):
         run = self.new_run()
-        settings = {"data": self.several, "loss": "sigmoid", "steps": 60, "learning_rate": 0.02}
+        settings = {"data": self.several, "loss": "sigmoid", "steps": 120, "learning_rate": 0.02}
         job = self.train(2, run=run, **settings)
-        self.assertRegex(job.said, "several/train: 160 images, 5 classes, up to [45] labels each; 60 steps")
+        self.assertRegex(job.said, "several/train: 160 images, 5 classes, up to [45] labels each; 120 steps")
         losses = [line["loss"] for line in self.metrics(run)]
         self.assertLess(losses[-1], 0.7 * losses[0])
         alone = self.results(0, run, data=self.several, loss="sigmoid")
