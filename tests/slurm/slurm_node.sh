@@ -92,6 +92,7 @@ case $verb in
   kill)
     pid=$(first_process) || fail "$node is down"
     kill -KILL "$pid"
+    while alive "$pid"; do sleep 0.02; done # it dies after all others of the node
     ip link del "$cable" 2>/dev/null || :
     ;;
   killd)
