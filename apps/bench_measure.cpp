@@ -190,7 +190,7 @@ Rate measure_host_copy(int threads, double budget_s, Communicator& world) {
   // Per rank 2 x 128 MiB: larger than the caches. Of huge pages, as tensors are.
   const std::int64_t floats = (std::int64_t{128} << 20) / threads / 4 / 16 * 16;
   const auto host = make_cpu_device();
-  Arena arena("copy", *host, 2 * threads * floats * 4);
+  Arena arena("copy", *host, 8 * floats * threads);
   struct Block {
     float *from, *to;
   };
