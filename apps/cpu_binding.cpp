@@ -1,6 +1,6 @@
 #include "apps/cpu_binding.hpp"
 
-#include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
@@ -14,44 +14,13 @@ namespace vitrail {
 
 namespace {
 
-constexpr int kMostCpus = 8192;
-
-/// A set of CPUs as the kernel takes it.
-class CpuSet {
- public:
-  CpuSet() : set_(CPU_ALLOC(kMostCpus)) {
-    VITRAIL_EXPECT(set_ != nullptr, ExitCode::usage, "a set of CPUs was refused", "memory is full", "");
-    CPU_ZERO_S(bytes(), set_);
-  }
-  CpuSet(const CpuSet&) = delete;
-  CpuSet& operator=(const CpuSet&) = delete;
-  ~CpuSet() { CPU_FREE(set_); }
-
-  void add(int cpu) { CPU_SET_S(static_cast<std::size_t>(cpu), bytes(), set_); }
-  [[nodiscard]] std::vector<int> cpus() const {
-    std::vector<int> all;
-    for (int cpu = 0; cpu < kMostCpus; ++cpu) {
-      if (CPU_ISSET_S(static_cast<std::size_t>(cpu), bytes(), set_)) all.push_back(cpu);
-    }
-    return all;
-  }
-  [[nodiscard]] bool bind() const { return sched_setaffinity(0, bytes(), set_) == 0; }
-  [[nodiscard]] bool read() { return sched_getaffinity(0, bytes(), set_) == 0; }
-
- private:
-  [[nodiscard]] static std::size_t bytes() { return CPU_ALLOC_SIZE(kMostCpus); }
-  cpu_set_t* set_;
-};
+constexpr int kMostCpus = 1 << 16;
+using CpuSet = std::array<cpu_set_t, kMostCpus / CPU_SETSIZE>;
 
 bool bind_to(const std::vector<int>& cpus) {
-  CpuSet set;
-  for (const int cpu : cpus) set.add(cpu);
-  return set.bind();
-}
-
-std::vector<int> bound_cpus() {
-  CpuSet set;
-  return set.read() ? set.cpus() : std::vector<int>();
+  CpuSet set{};
+  for (const int cpu : cpus) CPU_SET_S(static_cast<std::size_t>(cpu), sizeof set, set.data());
+  return sched_setaffinity(0, sizeof set, set.data()) == 0;
 }
 
 /// The first CPU of the same core; the CPU itself where the system does not tell.
@@ -62,6 +31,16 @@ int first_of_core(int cpu) {
 }
 
 }  // namespace
+
+std::vector<int> bound_cpus() {
+  CpuSet set{};
+  std::vector<int> cpus;
+  if (sched_getaffinity(0, sizeof set, set.data()) != 0) return cpus;
+  for (int cpu = 0; cpu < kMostCpus; ++cpu) {
+    if (CPU_ISSET_S(static_cast<std::size_t>(cpu), sizeof set, set.data())) cpus.push_back(cpu);
+  }
+  return cpus;
+}
 
 std::optional<MpirunRank> rank_bound_by_default(const std::function<const char*(const char*)>& variable) {
   // Each is set when the user, a site's file or another variable has said something.

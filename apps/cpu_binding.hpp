@@ -9,6 +9,9 @@
 
 namespace vitrail {
 
+/// The CPUs that the calling thread may run on, ascending; none where the system does not tell.
+std::vector<int> bound_cpus();
+
 /// A rank as mpirun of Open MPI tells it.
 struct MpirunRank {
   int ranks = 1;        ///< of the job

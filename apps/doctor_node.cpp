@@ -9,12 +9,12 @@
 #include <sstream>
 #include <utility>
 
-#include <sched.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "apps/checkpoint_listing.hpp"
+#include "apps/cpu_binding.hpp"
 #include "ops/cpu/cpu_isa.hpp"
 
 namespace vitrail {
@@ -121,19 +121,7 @@ MemorySeen see_memory() {
 }
 
 Pinning see_pinning(std::string host) {
-  Pinning seen{std::move(host), {}, static_cast<int>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)))};
-  // A kernel with more cores than the set holds refuses it: then with a larger one.
-  for (std::int64_t most = 1024; most <= kMostCores && seen.cpus.empty(); most *= 4) {
-    cpu_set_t* const set = CPU_ALLOC(most);
-    const std::size_t bytes = CPU_ALLOC_SIZE(most);
-    if (set != nullptr && sched_getaffinity(0, bytes, set) == 0) {
-      for (int cpu = 0; cpu < static_cast<int>(most); ++cpu) {
-        if (CPU_ISSET_S(static_cast<std::size_t>(cpu), bytes, set)) seen.cpus.push_back(cpu);
-      }
-    }
-    CPU_FREE(set);
-  }
-  return seen;
+  return {std::move(host), bound_cpus(), static_cast<int>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)))};
 }
 
 double see_cpu_quota() {

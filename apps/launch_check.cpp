@@ -7,7 +7,6 @@
 #include <map>
 #include <string_view>
 
-#include <sched.h>
 #include <unistd.h>
 
 #include "apps/cpu_binding.hpp"
@@ -122,17 +121,13 @@ RankFacts rank_facts(const Json& json) {
 }
 
 std::string cpus_of_thread() {
-  std::array<cpu_set_t, 8> sets{};  // 8192 CPUs
-  if (sched_getaffinity(0, sizeof sets, sets.data()) != 0) return "";
   std::string digits;
-  for (std::size_t first = 0; first < 8 * sizeof sets; first += 4) {
-    unsigned digit = 0;
-    for (std::size_t i = 0; i < 4; ++i) {
-      if (CPU_ISSET_S(first + i, sizeof sets, sets.data())) digit |= 1U << i;
-    }
-    digits += kDigits[digit];
+  for (const int cpu : bound_cpus()) {
+    const auto place = static_cast<std::size_t>(cpu / 4);
+    digits.resize(std::max(digits.size(), place + 1), '0');
+    digits[place] = kDigits[kDigits.find(digits[place]) | (1U << static_cast<unsigned>(cpu % 4))];
   }
-  return digits.substr(0, digits.find_last_not_of('0') + 1);
+  return digits;
 }
 
 bool launcher_oversubscribes(const std::function<const char*(const char*)>& variable) {

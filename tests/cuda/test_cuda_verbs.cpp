@@ -42,8 +42,7 @@ TEST_P(CudaVerb, AgreesWithTheReference) {
 TEST_P(CudaVerb, AgreesWithTheReferenceInBf16) {
   const std::vector<OwnedTensor> expected = GetParam().run(*make_reference_ops());
   const Tolerance tolerance = tolerance_of(GetParam().name);
-  expect_near(run_on_device(GetParam(), Precision::bf16), expected,
-              std::max({tolerance.bf16, tolerance.f32, tolerance.stored}));
+  expect_near(run_on_device(GetParam(), Precision::bf16), expected, std::max(tolerance.rounding(), tolerance.f32));
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CudaVerb, ::testing::ValuesIn(all_cases()),

@@ -1,6 +1,7 @@
 #pragma once
 // All verb cases, and how far a back end may be from the reference in each.
 
+#include <algorithm>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,6 +29,8 @@ struct Tolerance {
   double f32;
   double bf16;
   double stored = 0.0;
+  /// Of a back end that keeps them so; 0 where its bits are those of f32.
+  [[nodiscard]] constexpr double rounding() const { return std::max(bf16, stored); }
 };
 inline constexpr Tolerance kTolerances[] = {
     {"linear", 2e-6, 1e-2},
