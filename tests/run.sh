@@ -8,8 +8,8 @@
 # tests of the sanitized build, all other tests of the dev build (on a throw-away Slurm too, where root may make
 # namespaces). Tests for a GPU run where there is one; tests/run_on_gpu.sh does more.
 # No case runs twice but some of the verbs': sanitized (address and undefined behaviour) are the unit tests of the
-# rooms that tests/CMakeLists.txt names and of the emulated GPU. A Release build is that of the preset cuda, where nvcc
-# is there (the rooms, vitrail-train and the tests for a GPU), else that of the preset release.
+# rooms that tests/CMakeLists.txt names and a part of the emulated GPU's. A Release build is that of the preset cuda,
+# where nvcc is there (the rooms and the tests for a GPU), else that of the preset release.
 # Folders: build/dev, build/sanitize, build/cuda or build/release; what is built already is kept. ccache is used where it
 # is installed.
 set -euo pipefail
@@ -79,7 +79,7 @@ step "configure sanitize" configure sanitize
 step "build sanitize" build sanitize --target sanitized
 if command -v nvcc >/dev/null; then
   step "configure cuda" configure cuda
-  step "build cuda" build cuda --target test_cuda ranks_comm vitrail-train
+  step "build cuda" build cuda --target test_cuda ranks_comm
   if command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then
     step "tests on a GPU" run_ctest cuda -L '^gpu$'
     cuda_said="cuda: compiled; tests on a GPU passed"
