@@ -109,16 +109,18 @@ void AddScaled(const float* factors, ConstElements x, const float* residual, Ele
 }
 
 template <class X, class Y>
-void copy(const X* x, Y* y, std::int64_t n) {
-  if constexpr (std::is_same_v<X, Y>) {
-    std::copy_n(x, n, y);
-  } else {
-    for_vectors(n, [&](std::int64_t i, std::int64_t count) { store(load(x + i, count), y + i, count); });
+void copy(const X* x, std::int64_t stride, Y* y, std::int64_t rows, std::int64_t n) {
+  for (std::int64_t row = 0; row < rows; ++row, x += stride, y += n) {
+    if constexpr (std::is_same_v<X, Y>) {
+      std::copy_n(x, n, y);
+    } else {
+      for_vectors(n, [&](std::int64_t i, std::int64_t count) { store(load(x + i, count), y + i, count); });
+    }
   }
 }
 
-void CopyRun(ConstElements x, Elements y, std::int64_t n) {
-  with_elements(x, [&](const auto* from) { with_elements(y, [&](auto* to) { copy(from, to, n); }); });
+void CopyRows(ConstElements x, std::int64_t stride, Elements y, std::int64_t rows, std::int64_t n) {
+  with_elements(x, [&](const auto* from) { with_elements(y, [&](auto* to) { copy(from, stride, to, rows, n); }); });
 }
 
 void RoundRun(const float* x, float* y, std::int64_t n) {
@@ -142,7 +144,7 @@ namespace vitrail::cpu {
 
 HWY_EXPORT(DropoutFactors);
 HWY_EXPORT(AddScaled);
-HWY_EXPORT(CopyRun);
+HWY_EXPORT(CopyRows);
 HWY_EXPORT(RoundRun);
 HWY_EXPORT(ScaleAndAdd);
 
@@ -152,7 +154,9 @@ void dropout_factors(const DropoutMask& mask, std::uint64_t first, std::int64_t 
 void add_scaled(const float* factors, ConstElements x, const float* residual, Elements y, std::int64_t n) {
   HWY_DYNAMIC_DISPATCH(AddScaled)(factors, x, residual, y, n);
 }
-void copy_run(ConstElements x, Elements y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(CopyRun)(x, y, n); }
+void copy_rows(ConstElements x, std::int64_t stride, Elements y, std::int64_t rows, std::int64_t n) {
+  HWY_DYNAMIC_DISPATCH(CopyRows)(x, stride, y, rows, n);
+}
 void round_run(const float* x, float* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(RoundRun)(x, y, n); }
 void scale_and_add(float before, float weight, const float* x, float* y, std::int64_t n) {
   HWY_DYNAMIC_DISPATCH(ScaleAndAdd)(before, weight, x, y, n);

@@ -47,8 +47,8 @@ void CpuOps::run(const PatchesForward& a) {
     for (std::int64_t patch = 0; patch < down * across; ++patch) {
       const std::int64_t top = patch / across * a.patch_rows;
       const std::int64_t left = patch % across * a.patch_columns;
-      for (std::int64_t row = 0; row < a.patch_rows; ++row, to = to + run)
-        copy_run(images + ((image * height + top + row) * width + left) * channels, to, run);
+      copy_rows(images + ((image * height + top) * width + left) * channels, width * channels, to, a.patch_rows, run);
+      to = to + a.patch_rows * run;
     }
   });
 }
