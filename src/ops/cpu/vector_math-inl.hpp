@@ -33,37 +33,57 @@ HWY_INLINE Vector zero() { return hn::Zero(Floats()); }
 HWY_INLINE float sum(Vector x) { return hn::GetLane(hn::SumOfLanes(Floats(), x)); }
 HWY_INLINE float largest(Vector x) { return hn::GetLane(hn::MaxOfLanes(Floats(), x)); }
 
-/// The nearest bf16, ties to even, in the upper half of each lane; the lower half is 0. NaN stays NaN.
-HWY_INLINE hn::Vec<hn::RebindToUnsigned<Floats>> rounded_bits(Vector x) {
+/// The nearest bf16, ties to even, in the upper half of each lane; the lower half is anything. NaN stays NaN.
+HWY_INLINE hn::Vec<hn::RebindToUnsigned<Floats>> nearest_bits(Vector x) {
   const hn::RebindToUnsigned<Floats> d;
   const auto bits = hn::BitCast(d, x);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d, 1));
   const auto nearest = hn::Add(bits, hn::Add(odd, hn::Set(d, 0x7FFF)));
   const auto quiet = hn::Or(bits, hn::Set(d, 0x400000));  // adding could turn a NaN into an infinity
-  return hn::And(hn::IfThenElse(hn::RebindMask(d, hn::Eq(x, x)), nearest, quiet), hn::Set(d, 0xFFFF0000));
+  return hn::IfThenElse(hn::RebindMask(d, hn::Eq(x, x)), nearest, quiet);
+}
+/// The same with 0 in the lower half, and as f32.
+HWY_INLINE hn::Vec<hn::RebindToUnsigned<Floats>> rounded_bits(Vector x) {
+  return hn::And(nearest_bits(x), hn::Set(hn::RebindToUnsigned<Floats>(), 0xFFFF0000));
 }
 HWY_INLINE Vector rounded(Vector x) { return hn::BitCast(Floats(), rounded_bits(x)); }
 
+/// The bits of bf16, of which there are as many as lanes; their vectors are half as wide.
+using Halves = hn::Rebind<std::uint16_t, Floats>;
+HWY_INLINE const std::uint16_t* bits_at(const Bf16* p) { return reinterpret_cast<const std::uint16_t*>(p); }
+HWY_INLINE std::uint16_t* bits_at(Bf16* p) { return reinterpret_cast<std::uint16_t*>(p); }
+HWY_INLINE Vector widened(hn::Vec<Halves> bits) {
+  return hn::BitCast(Floats(), hn::ShiftLeft<16>(hn::PromoteTo(hn::RebindToUnsigned<Floats>(), bits)));
+}
+HWY_INLINE hn::Vec<Halves> narrowed(Vector x) { return hn::TruncateTo(Halves(), hn::ShiftRight<16>(nearest_bits(x))); }
+
 /// As many elements from p as there are lanes, or to p. bf16 is rounded to, to nearest with ties to even.
 HWY_INLINE Vector load(const float* p) { return hn::LoadU(Floats(), p); }
-HWY_INLINE Vector load(const Bf16* p) {
-  const hn::RebindToUnsigned<Floats> d;
-  const hn::Rebind<std::uint16_t, Floats> half;
-  const auto bits = hn::PromoteTo(d, hn::LoadU(half, reinterpret_cast<const std::uint16_t*>(p)));
-  return hn::BitCast(Floats(), hn::ShiftLeft<16>(bits));
-}
+HWY_INLINE Vector load(const Bf16* p) { return widened(hn::LoadU(Halves(), bits_at(p))); }
 HWY_INLINE void store(Vector x, float* p) { hn::StoreU(x, Floats(), p); }
-HWY_INLINE void store(Vector x, Bf16* p) {
-  const hn::Rebind<std::uint16_t, Floats> half;
-  const auto bits = hn::ShiftRight<16>(rounded_bits(x));
-  hn::StoreU(hn::TruncateTo(half, bits), half, reinterpret_cast<std::uint16_t*>(p));
+HWY_INLINE void store(Vector x, Bf16* p) { hn::StoreU(narrowed(x), Halves(), bits_at(p)); }
+
+#if !HWY_MEM_OPS_MIGHT_FAULT
+HWY_INLINE Vector load_first(const float* p, std::size_t count) {
+  return hn::MaskedLoad(hn::FirstN(Floats(), count), Floats(), p);
 }
+HWY_INLINE Vector load_first(const Bf16* p, std::size_t count) {
+  return widened(hn::MaskedLoad(hn::FirstN(Halves(), count), Halves(), bits_at(p)));
+}
+HWY_INLINE void store_first(Vector x, float* p, std::size_t count) {
+  hn::BlendedStore(x, hn::FirstN(Floats(), count), Floats(), p);
+}
+HWY_INLINE void store_first(Vector x, Bf16* p, std::size_t count) {
+  hn::BlendedStore(narrowed(x), hn::FirstN(Halves(), count), Halves(), bits_at(p));
+}
+#endif
 
 /// The first `count` lanes from p (all of them when count is the number of lanes), the others `fill`. Never reads past
 /// p + count. T: float or Bf16.
 template <class T>
 HWY_INLINE Vector load(const T* p, std::int64_t count, float fill = 0.0F) {
   if (count >= lanes()) return load(p);
+#if HWY_MEM_OPS_MIGHT_FAULT
   HWY_ALIGN float part[kMostLanes];
   for (std::int64_t i = 0; i < lanes(); ++i) {
     if constexpr (std::is_same_v<T, Bf16>) {
@@ -73,6 +93,10 @@ HWY_INLINE Vector load(const T* p, std::int64_t count, float fill = 0.0F) {
     }
   }
   return hn::Load(Floats(), part);
+#else
+  const auto some = static_cast<std::size_t>(count);
+  return hn::IfThenElse(hn::FirstN(Floats(), some), load_first(p, some), set(fill));
+#endif
 }
 /// The first `count` lanes to p. Never writes past p + count.
 template <class T>
@@ -81,9 +105,13 @@ HWY_INLINE void store(Vector x, T* p, std::int64_t count) {
     store(x, p);
     return;
   }
+#if HWY_MEM_OPS_MIGHT_FAULT
   HWY_ALIGN T part[kMostLanes];
   store(x, part);
   for (std::int64_t i = 0; i < count; ++i) p[i] = part[i];
+#else
+  store_first(x, p, static_cast<std::size_t>(count));
+#endif
 }
 
 /// work(p) with p the pointer to the elements of `x` as what they are.
