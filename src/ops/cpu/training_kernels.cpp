@@ -76,7 +76,8 @@ float SigmoidLoss(const float* logits, const float* targets, float scale, float*
 }
 
 double SquareSum(const float* x, std::int64_t n) {
-  constexpr std::int64_t kSums = 32;  // as many chains as hide the latency of an addition
+  constexpr std::int64_t kSums = 32;     // as many chains as hide the latency of an addition
+  constexpr std::int64_t kAhead = 1024;  // a page: what the hardware fetches by itself ends with the page it is in
   const hn::ScalableTag<double> d;
   const hn::Rebind<float, decltype(d)> half;
   constexpr auto kStep = static_cast<std::int64_t>(hn::MaxLanes(d));
@@ -85,6 +86,8 @@ double SquareSum(const float* x, std::int64_t n) {
   for (auto& s : sums) s = hn::Zero(d);
   std::int64_t i = 0;
   for (; i + kSums <= n; i += kSums) {
+    __builtin_prefetch(x + i + kAhead);
+    __builtin_prefetch(x + i + kAhead + kSums / 2);
 #pragma GCC unroll 32
     for (std::int64_t s = 0; s < kSums / kStep; ++s) {
       const auto wide = hn::PromoteTo(d, hn::LoadU(half, x + i + s * kStep));
