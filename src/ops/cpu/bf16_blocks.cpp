@@ -22,6 +22,13 @@ namespace {
 
 constexpr std::int64_t kLanes = 16;
 
+#define VITRAIL_ROUNDS __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
+
+/// Of as many lanes as there are, the first `count`.
+VITRAIL_ROUNDS inline __mmask16 first(std::int64_t count) {
+  return count >= kLanes ? __mmask16{0xFFFF} : static_cast<__mmask16>((1U << count) - 1U);
+}
+
 /// kRows x kVectors accumulators, all in registers.
 template <int kRows, int kVectors>
 VITRAIL_PAIRS void pairs(const Bf16Block& g, std::int64_t i, std::int64_t j) {
@@ -149,6 +156,27 @@ bool ask_for_tiles() {
 
 }  // namespace
 
+VITRAIL_ROUNDS void round_pairs(const float* even, const float* odd, std::int64_t n, std::uint32_t* to) {
+  // Both halves of what is rounded, element by element in turn.
+  const __m512i in_turn = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  for (std::int64_t i = 0; i < n; i += kLanes) {
+    const __mmask16 some = first(n - i);
+    const __m512 low = _mm512_maskz_loadu_ps(some, even + i);
+    const __m512 high = odd != nullptr ? _mm512_maskz_loadu_ps(some, odd + i) : _mm512_setzero_ps();
+    const auto halves = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+    _mm512_storeu_si512(to + i, _mm512_permutexvar_epi16(in_turn, halves));
+  }
+}
+
+VITRAIL_ROUNDS void round_row(const float* from, std::int64_t n, Bf16* to) {
+  for (std::int64_t i = 0; i < n; i += kLanes) {
+    const __mmask16 some = first(n - i);
+    const auto halves = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(some, from + i)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), halves);
+  }
+}
+
 void multiply_pairs(const Bf16Block& g) {
   std::int64_t j = 0;
   for (; j + 64 <= g.columns; j += 64) pair_rows<4>(g, j);
@@ -192,6 +220,8 @@ namespace {
   fail(ExitCode::other, {"a product by instructions of another kind of processor", "nobody may have asked for it", ""});
 }
 }  // namespace
+void round_pairs(const float*, const float*, std::int64_t, std::uint32_t*) { refuse(); }
+void round_row(const float*, std::int64_t, Bf16*) { refuse(); }
 void multiply_pairs(const Bf16Block&) { refuse(); }
 void multiply_tiles(const Bf16Block&) { refuse(); }
 bool has_bf16_tiles() { return false; }

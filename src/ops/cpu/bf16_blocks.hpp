@@ -68,6 +68,13 @@ struct Bf16Block {
 void multiply_pairs(const Bf16Block& block);
 void multiply_tiles(const Bf16Block& block);
 
+// f32 rounded on its way into such a product, by the instructions of AVX512_BF16. They take subnormal numbers for 0, as
+// those that multiply do. What they write goes on with zeros to a multiple of 16 elements.
+/// to[i] = the pair of even[i] and odd[i], i < n; no odd row counts as zeros.
+void round_pairs(const float* even, const float* odd, std::int64_t n, std::uint32_t* to);
+/// to[i] = from[i], i < n.
+void round_row(const float* from, std::int64_t n, Bf16* to);
+
 /// Whether this machine has AMX for bf16 and the kernel lets this process use it; asks it, once.
 bool has_bf16_tiles();
 

@@ -56,22 +56,37 @@ void typed(const Matrix& matrix, const Body& body) {
 
 Vector rounded_if(bool round, Vector x) { return round ? rounded(x) : x; }
 
-/// Two rows of bf16 as pairs: 32 bits hold an element of `even` and, above it, one of `odd`.
-using Pairs = hn::Vec<hn::RebindToUnsigned<Floats>>;
-HWY_INLINE Pairs upper_halves(Vector x) { return rounded_bits(x); }  // what is bf16 already stays what it is
-template <class T>
-HWY_INLINE Pairs pairs_of(const T* even, const T* odd, std::int64_t count) {
-  const hn::RebindToUnsigned<Floats> d;
-  const Pairs low = hn::ShiftRight<16>(upper_halves(load(even, count)));
-  return odd != nullptr ? hn::Or(low, upper_halves(load(odd, count))) : hn::And(low, hn::Set(d, 0xFFFF));
+/// to[i] = two rows of bf16 as pairs: 32 bits hold even[i] and, above it, odd[i]; no odd row counts as zeros. Whole vectors
+/// are written.
+HWY_INLINE void pair_rows(const float* even, const float* odd, std::int64_t n, std::uint32_t* to) {
+  round_pairs(even, odd, n, to);
 }
-HWY_INLINE void store_pairs(Pairs pairs, std::uint32_t* to) { hn::StoreU(pairs, hn::RebindToUnsigned<Floats>(), to); }
+HWY_INLINE void pair_rows(const Bf16* even, const Bf16* odd, std::int64_t n, std::uint32_t* to) {
+  const hn::RebindToUnsigned<Floats> d;
+  for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+    const auto low = hn::ShiftRight<16>(hn::BitCast(d, load(even + i, count)));  // bf16 is the upper half of an f32
+    const auto pairs = odd != nullptr ? hn::Or(low, hn::BitCast(d, load(odd + i, count))) : low;
+    hn::StoreU(pairs, d, to + i);
+  });
+}
 
+template <class From, class To>
+HWY_INLINE void copy_run(const From* from, std::int64_t n, To* to) {
+  if constexpr (std::is_same_v<From, To>) {
+    std::copy_n(from, n, to);
+  } else {
+    for_vectors(n, [&](std::int64_t i, std::int64_t count) { store(load(from + i, count), to + i, count); });
+  }
+}
 /// to [n_padded / 2] = pairs of the n elements of `from`, zeros after them.
 template <class T>
 void pair_up(const T* from, std::int64_t n, std::uint32_t* to, std::int64_t n_padded) {
   auto* const halves = reinterpret_cast<Bf16*>(to);
-  for_vectors(n, [&](std::int64_t i, std::int64_t count) { store(load(from + i, count), halves + i, count); });
+  if constexpr (std::is_same_v<T, Bf16>) {
+    std::copy_n(from, n, halves);
+  } else {
+    round_row(from, n, halves);
+  }
   std::fill(halves + n, halves + n_padded, Bf16{0});
 }
 
@@ -121,9 +136,7 @@ void pack_pairs(const T* b, std::int64_t stride, bool transposed, std::int64_t k
           std::fill_n(row, kBf16Columns, 0U);
           continue;
         }
-        for_vectors(std::min(kBf16Columns, columns - j), [&](std::int64_t i, std::int64_t count) {
-          store_pairs(pairs_of(even + j + i, l + 1 < k ? even + stride + j + i : nullptr, count), row + i);
-        });
+        pair_rows(even + j, l + 1 < k ? even + stride + j : nullptr, std::min(kBf16Columns, columns - j), row);
       }
     }
     return;
@@ -235,8 +248,11 @@ void copy_rows(bool round, const From* from, std::int64_t stride, std::int64_t r
   for (std::int64_t row = 0; row < rows; ++row) {
     const From* const x = from + row * stride;
     To* const y = to + row * to_stride;
-    for_vectors(
-        n, [&](std::int64_t i, std::int64_t count) { store(rounded_if(round, load(x + i, count)), y + i, count); });
+    if (round) {
+      for_vectors(n, [&](std::int64_t i, std::int64_t count) { store(rounded(load(x + i, count)), y + i, count); });
+    } else {
+      copy_run(x, n, y);
+    }
     std::fill(y + n, y + padded, To{});
   }
 }
@@ -400,7 +416,6 @@ template <class T>
 void pair_columns(const T* x, std::int64_t x_stride, std::int64_t k, std::int64_t m, std::uint32_t* to,
                   std::int64_t stride) {
   HWY_ALIGN std::uint32_t block[16 * 16];
-  const std::int64_t step = lanes();
   for (std::int64_t l = 0; l < k; l += 32) {
     const std::int64_t rows = std::min<std::int64_t>(32, k - l);
     if (rows < 32) std::fill_n(block, 16 * 16, 0U);
@@ -409,10 +424,7 @@ void pair_columns(const T* x, std::int64_t x_stride, std::int64_t k, std::int64_
       for (std::int64_t r = 0; r < rows; r += 2) {
         const T* const even = x + (l + r) * x_stride + i;
         const T* const odd = r + 1 < rows ? even + x_stride : nullptr;
-        for (std::int64_t c = 0; c < columns; c += step) {
-          store_pairs(pairs_of(even + c, odd != nullptr ? odd + c : nullptr, std::min(step, columns - c)),
-                      block + 8 * r + c);
-        }
+        pair_rows(even, odd, columns, block + 8 * r);
       }
       transpose(reinterpret_cast<const float*>(block), 16, 16, columns,
                 reinterpret_cast<float*>(to + i * stride + l / 2), stride, 16);
