@@ -5,10 +5,11 @@
                                         [--threads N] [--case MODEL:BATCH:PRECISION[:MORE] ...]
 
 The peer is any command that takes --model, --batch, --threads and --dtype (and MORE of a case), times whole training
-steps (forward, backward, AdamW), and prints one JSON line with the keys of `vitrail-bench step --json`: images_per_s, gflops, step_s, peak_gflops
-(with --peak), peak_rss_GiB, first_step_s. Every round runs each side once; of each side the median counts. The ceiling is
-the largest GEMM peak that either side measured in any round. What is in the environment (LD_PRELOAD ...) is the peer's
-alone: name it in PEER_ENVIRONMENT, as NAME=VALUE NAME=VALUE.
+steps (forward, backward, AdamW), and prints one JSON line with the keys of `vitrail-bench step --json`: images_per_s,
+gflops, step_s, peak_gflops (with --peak), peak_rss_GiB, first_step_s. Every round runs each side once and is reported on
+stderr; of each side, and of the rounds' ratios, the median counts. The ceiling is the largest GEMM peak that either side
+measured in any round. What is in the environment (LD_PRELOAD ...) is the peer's alone: name it in PEER_ENVIRONMENT, as
+NAME=VALUE NAME=VALUE.
 """
 
 import argparse
@@ -70,19 +71,22 @@ def main():
     print("|---" * len(COLUMNS) + "|")
     for case in arguments.case:
         model, batch, precision, more = (case + ":").split(":")[:4]
-        rounds = [
-            (
-                ours(arguments.programs, model, batch, precision, arguments.threads),
-                theirs(arguments.peer, model, batch, precision, arguments.threads, more),
+        rounds = []
+        for _ in range(arguments.rounds):
+            rounds.append(
+                (
+                    ours(arguments.programs, model, batch, precision, arguments.threads),
+                    theirs(arguments.peer, model, batch, precision, arguments.threads, more),
+                )
             )
-            for _ in range(arguments.rounds)
-        ]
+            speeds = [f"{side['images_per_s']:.4g} images/s, peak {side.get('peak_gflops') or 0:.0f}" for side in rounds[-1]]
+            print(f"{case}: {'; the peer '.join(speeds)}", file=sys.stderr)
 
         def median(side, key, rounds=rounds):
             return statistics.median(one[side][key] for one in rounds)
 
         peak = max(one[side].get("peak_gflops") or 0 for one in rounds for side in (0, 1))
-        ratio = median(0, "images_per_s") / median(1, "images_per_s")
+        ratio = statistics.median(one["images_per_s"] / other["images_per_s"] for one, other in rounds)
         print(
             f"| {model}, {batch}, {precision} | {median(0, 'images_per_s'):.4g} | {median(1, 'images_per_s'):.4g} "
             f"| {ratio:.2f} | {median(0, 'gflops'):.0f} | {median(0, 'gflops') / peak:.2f} of {peak:.0f} "
