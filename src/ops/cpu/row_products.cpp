@@ -1,6 +1,7 @@
 #include "ops/cpu/row_products.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "ops/cpu/gemm.hpp"
 #include "ops/cpu/parallel.hpp"
@@ -9,45 +10,81 @@ namespace vitrail::cpu {
 
 namespace {
 
-constexpr std::int64_t kUnitsOfThread = 4;      // about as many are enough that threads end together
 constexpr std::int64_t kPackedBytes = 1 << 19;  // at a time: they, and what is packed next, stay in the second cache
 constexpr std::int64_t kSumsBytes = 1 << 20;    // of a unit whose k is cut
-constexpr std::int64_t kRowsUnit = 16;          // rows of a tile; the register tiles of f32 take any number
+
+/// What a unit costs beside its products, roughly: as many rows as are multiplied with a panel in the time that packing
+/// it takes, and as many panels as are multiplied with a row in the time that fetching it takes.
+struct Overhead {
+  double rows, panels;
+};
+Overhead overhead_of(Way way) {
+  if (way == Way::bf16_tiles) return {100.0, 2.0};
+  return way == Way::bf16_pairs ? Overhead{24.0, 0.6} : Overhead{12.0, 0.4};
+}
+constexpr double kWait = 0.25;                   // by which part of a unit threads miss each other in the end
+constexpr std::int64_t kMostUnitsOfThread = 12;  // more are not tried
 
 /// One product is cut into groups of panels of w (columns of y) and ranges of blocks of rows. A unit packs its panels
 /// and multiplies them with all rows of its range; where k is long, piece by piece, with all sums of the unit kept
-/// meanwhile.
+/// meanwhile. Of the cuts that keep to the caches, the one that should be done first.
 struct Grid {
   Grid(const RowProducts& p, std::int64_t products, int threads)
       : panel(panel_columns(p.way)),
         panels((p.n + panel - 1) / panel),
         terms{p.k, std::min(std::max<std::int64_t>(1, p.k), most_terms(p.way))},
         steps(p.parts * terms.pieces()),
-        rows(cut_evenly(p.rows, most_rows(p.way, p.k), kRowsUnit)),
-        blocks(p.leaves * rows.pieces()),
-        group(std::clamp<std::int64_t>(kPackedBytes / std::max<std::int64_t>(1, panel_bytes(p.way, terms.length(0))), 1,
-                                       panels)) {
-    const std::int64_t wanted = threads == 1 ? 1 : kUnitsOfThread * threads;
-    const std::int64_t apart = products * p.experts;
-    // Rows first: a range costs packing once more, a smaller group reading (and rounding) its rows once more.
-    const std::int64_t most_blocks =
-        steps == 1 ? blocks : std::max<std::int64_t>(1, kSumsBytes / (4 * rows.length(0) * group * panel + 1));
-    ranges = std::clamp((wanted + apart * groups() - 1) / (apart * groups()), (blocks + most_blocks - 1) / most_blocks,
-                        blocks);
-    while (group > 1 && apart * groups() * ranges < wanted) group = (group + 1) / 2;
+        rows{0, 1} {
+    choose(p, products * p.experts, threads);
     packed = packed_floats(p.way, group * panel, terms.length(0));
     sums = panel_sums(p.way, rows.length(0), group * panel);
     kept = steps == 1 ? 1 : (blocks + ranges - 1) / ranges;
     scratch = packed + kept * sums + panel_scratch(p.way, rows.length(0), terms.length(0));
   }
-  [[nodiscard]] std::int64_t groups() const { return (panels + group - 1) / group; }
+  [[nodiscard]] std::int64_t groups_of(std::int64_t width) const { return (panels + width - 1) / width; }
+  [[nodiscard]] std::int64_t groups() const { return groups_of(group); }
+  /// Sets rows, blocks, group and ranges. `apart`: so many times the units of one product and expert.
+  void choose(const RowProducts& p, std::int64_t apart, int threads) {
+    const std::int64_t unit_of_rows = p.way == Way::bf16_tiles ? 16 : 6;  // of a tile in registers
+    const std::int64_t least_pieces = cut_evenly(p.rows, most_rows(p.way, p.k), unit_of_rows).pieces();
+    const std::int64_t most_group = std::clamp<std::int64_t>(
+        kPackedBytes / std::max<std::int64_t>(1, panel_bytes(p.way, terms.length(0))), 1, panels);
+    const Overhead overhead = overhead_of(p.way);
+    double least_time = std::numeric_limits<double>::infinity();
+    for (std::int64_t number = (panels + most_group - 1) / most_group; number <= panels; ++number) {
+      const std::int64_t width = (panels + number - 1) / number;
+      if (group == width) continue;
+      for (std::int64_t pieces = least_pieces; pieces < least_pieces + 4; ++pieces) {
+        const Cut cut = cut_evenly(p.rows, std::max<std::int64_t>(1, (p.rows + pieces - 1) / pieces), unit_of_rows);
+        const std::int64_t of_expert = p.leaves * cut.pieces();
+        const std::int64_t most_kept =
+            steps == 1 ? of_expert : std::max<std::int64_t>(1, kSumsBytes / (4 * cut.length(0) * width * panel + 1));
+        const std::int64_t least_ranges = (of_expert + most_kept - 1) / most_kept;
+        for (std::int64_t of_blocks = least_ranges; of_blocks <= of_expert; ++of_blocks) {
+          const std::int64_t units = apart * groups_of(width) * of_blocks;
+          if (of_blocks > least_ranges && (threads == 1 || units > kMostUnitsOfThread * threads)) break;
+          const std::int64_t blocks_of_unit = (of_expert + of_blocks - 1) / of_blocks;
+          const auto rows_of_unit = static_cast<double>(std::min(blocks_of_unit * cut.piece, p.leaves * p.rows));
+          const double turns = static_cast<double>((units + threads - 1) / threads) + (threads == 1 ? 0.0 : kWait);
+          const double time =
+              turns * (static_cast<double>(width) * (rows_of_unit + overhead.rows) + overhead.panels * rows_of_unit);
+          if (time >= least_time) continue;
+          least_time = time;
+          group = width;
+          rows = cut;
+          blocks = of_expert;
+          ranges = of_blocks;
+        }
+      }
+    }
+  }
 
   std::int64_t panel, panels;
   Cut terms;           // k
   std::int64_t steps;  // products of a sum
   Cut rows;
-  std::int64_t blocks;  // of rows, for one expert
-  std::int64_t group;   // panels
+  std::int64_t blocks = 1;  // of rows, for one expert
+  std::int64_t group = 0;   // panels
   std::int64_t ranges = 1;
   std::int64_t packed = 0;   // floats of a group
   std::int64_t sums = 0;     // floats of a block's sums
