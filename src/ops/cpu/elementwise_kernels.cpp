@@ -110,13 +110,7 @@ void AddScaled(const float* factors, ConstElements x, const float* residual, Ele
 
 template <class X, class Y>
 void copy(const X* x, std::int64_t stride, Y* y, std::int64_t rows, std::int64_t n) {
-  for (std::int64_t row = 0; row < rows; ++row, x += stride, y += n) {
-    if constexpr (std::is_same_v<X, Y>) {
-      std::copy_n(x, n, y);
-    } else {
-      for_vectors(n, [&](std::int64_t i, std::int64_t count) { store(load(x + i, count), y + i, count); });
-    }
-  }
+  for (std::int64_t row = 0; row < rows; ++row, x += stride, y += n) copy_elements(x, n, y);
 }
 
 void CopyRows(ConstElements x, std::int64_t stride, Elements y, std::int64_t rows, std::int64_t n) {

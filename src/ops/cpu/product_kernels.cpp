@@ -24,9 +24,10 @@ namespace {
 constexpr int kTileRows = 6;
 constexpr int kPanelVectors = HWY_ARCH_X86 && kMostLanes < 16 ? 2 : 4;
 
-// Lengths of a block of k. f32: the block of a panel stays in the first cache; bf16: in the second, for there the sums
-// that are read and written once a block count more.
-constexpr std::int64_t kBlockOfFloats = 128;
+// Lengths of a block of k. Longer than what keeps the block of a panel in the first cache: the sums, that are read and
+// written once a block, count more. Not so in f32 where a comes by columns, and is read from the first cache too.
+constexpr std::int64_t kBlockOfFloats = 384;
+constexpr std::int64_t kColumnBlock = 128;
 constexpr std::int64_t kBlockOfBf16 = 512;
 constexpr std::int64_t kBf16Columns = 64;
 constexpr std::int64_t kBf16Terms = 32;  // k is padded to a multiple of it, that of a tile
@@ -56,8 +57,8 @@ void typed(const Matrix& matrix, const Body& body) {
 
 Vector rounded_if(bool round, Vector x) { return round ? rounded(x) : x; }
 
-/// to[i] = two rows of bf16 as pairs: 32 bits hold even[i] and, above it, odd[i]; no odd row counts as zeros. Whole vectors
-/// are written.
+/// to[i] = two rows of bf16 as pairs: 32 bits hold even[i] and, above it, odd[i]; no odd row counts as zeros. Whole
+/// vectors are written.
 HWY_INLINE void pair_rows(const float* even, const float* odd, std::int64_t n, std::uint32_t* to) {
   round_pairs(even, odd, n, to);
 }
@@ -70,14 +71,6 @@ HWY_INLINE void pair_rows(const Bf16* even, const Bf16* odd, std::int64_t n, std
   });
 }
 
-template <class From, class To>
-HWY_INLINE void copy_run(const From* from, std::int64_t n, To* to) {
-  if constexpr (std::is_same_v<From, To>) {
-    std::copy_n(from, n, to);
-  } else {
-    for_vectors(n, [&](std::int64_t i, std::int64_t count) { store(load(from + i, count), to + i, count); });
-  }
-}
 /// to [n_padded / 2] = pairs of the n elements of `from`, zeros after them.
 template <class T>
 void pair_up(const T* from, std::int64_t n, std::uint32_t* to, std::int64_t n_padded) {
@@ -251,7 +244,7 @@ void copy_rows(bool round, const From* from, std::int64_t stride, std::int64_t r
     if (round) {
       for_vectors(n, [&](std::int64_t i, std::int64_t count) { store(rounded(load(x + i, count)), y + i, count); });
     } else {
-      copy_run(x, n, y);
+      copy_elements(x, n, y);
     }
     std::fill(y + n, y + padded, To{});
   }
@@ -341,7 +334,7 @@ void add_memory_of_finish(const Epilogue& e, std::int64_t rows, std::int64_t col
   add(e.residual, e.stride, 4);
 }
 
-std::int64_t MostTerms(Way way) { return is_bf16(way) ? 2 * kBlockOfBf16 : 4 * kBlockOfFloats; }
+std::int64_t MostTerms(Way way) { return is_bf16(way) ? 2 * kBlockOfBf16 : 2 * kBlockOfFloats; }
 std::int64_t MostRows(Way way, std::int64_t k) {
   // Some 600 KiB of a, in whole tiles of every way.
   const std::int64_t row_bytes = std::clamp<std::int64_t>(k, 1, MostTerms(way)) * (is_bf16(way) ? 2 : 4);
@@ -451,7 +444,7 @@ bool stream_rows(const Epilogue& y, const float* sums, std::int64_t sums_stride,
 struct ColumnScratch {
   ColumnScratch(Way way, std::int64_t m, std::int64_t n, std::int64_t k)
       : panel(PanelColumns(way)),
-        terms(is_bf16(way) ? round_up(std::min(k, kBlockOfBf16), kBf16Terms) : std::min(k, kBlockOfFloats)),
+        terms(is_bf16(way) ? round_up(std::min(k, kBlockOfBf16), kBf16Terms) : std::min(k, kColumnBlock)),
         a_stride(is_bf16(way) ? terms / 2 + 16 : round_up(m, 16) + 16),
         block_of_a((n + panel - 1) / panel * aligned_floats(m * panel)),
         block_of_b(block_of_a + aligned_floats((is_bf16(way) ? m : terms) * a_stride)),
@@ -465,7 +458,7 @@ std::int64_t ColumnProductScratch(Way way, std::int64_t m, std::int64_t n, std::
 
 /// What the block of k at `l` packs.
 void add_memory_of_block(const ColumnProduct& p, std::int64_t l, Ahead& ahead) {
-  const std::int64_t rows = std::min(is_bf16(p.way) ? kBlockOfBf16 : kBlockOfFloats, p.k - l);
+  const std::int64_t rows = std::min(is_bf16(p.way) ? kBlockOfBf16 : kColumnBlock, p.k - l);
   const auto add = [&](const Matrix& m, std::int64_t columns) {
     const std::int64_t bytes = size_of(m.dtype);
     ahead.add(m.at(l * m.stride).data, m.stride * bytes, columns * bytes, rows);
@@ -479,7 +472,7 @@ void AddFirstBlock(const ColumnProduct& p, Ahead& ahead) { add_memory_of_block(p
 void MultiplyColumns(const ColumnProduct& p) {
   const ColumnScratch at(p.way, p.m, p.n, p.k);
   const bool bf16 = is_bf16(p.way);
-  const std::int64_t block = bf16 ? kBlockOfBf16 : kBlockOfFloats;
+  const std::int64_t block = bf16 ? kBlockOfBf16 : kColumnBlock;
   const std::int64_t sums_of_panel = aligned_floats(p.m * at.panel);
   const bool add = p.y.finish == Finish::add;
   float* const a = p.scratch + at.block_of_a;

@@ -48,8 +48,7 @@ void gather(const GatherRun& a, const X* from, Y* to) {
       std::fill_n(y, a.width, Y{});
       continue;
     }
-    const X* const x = from + assignment / a.choices * a.width;
-    for_vectors(a.width, [&](std::int64_t i, std::int64_t count) { store(load(x + i, count), y + i, count); });
+    copy_elements(from + assignment / a.choices * a.width, a.width, y);
   }
 }
 
