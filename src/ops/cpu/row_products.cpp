@@ -65,9 +65,10 @@ struct Grid {
           if (of_blocks > least_ranges && (threads == 1 || units > kMostUnitsOfThread * threads)) break;
           const std::int64_t blocks_of_unit = (of_expert + of_blocks - 1) / of_blocks;
           const auto rows_of_unit = static_cast<double>(std::min(blocks_of_unit * cut.piece, p.leaves * p.rows));
-          const double turns = static_cast<double>((units + threads - 1) / threads) + (threads == 1 ? 0.0 : kWait);
+          const std::int64_t turns = (units + threads - 1) / threads;
           const double time =
-              turns * (static_cast<double>(width) * (rows_of_unit + overhead.rows) + overhead.panels * rows_of_unit);
+              (static_cast<double>(turns) + (threads == 1 ? 0.0 : kWait)) *
+              (static_cast<double>(width) * (rows_of_unit + overhead.rows) + overhead.panels * rows_of_unit);
           if (time >= least_time) continue;
           least_time = time;
           group = width;
