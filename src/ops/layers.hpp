@@ -98,8 +98,8 @@ struct LinearBackward {
   void check() const;
 };
 
-/// u = x w1 + b1; h = gelu(u) * hidden_mask; y = h w2 + b2 + residual. GELU in its tanh form. E as in LinearForward.
-/// [V-MoE]
+/// u = x w1 + b1; h = gelu(u) * hidden_mask; y = h w2 + b2 + residual. GELU in its tanh form. E as in LinearForward. In
+/// which order the elements of u stand is the back end's matter. [V-MoE]
 struct MlpForward {
   ConstTensor x;                 // stored [leaves E rows D]
   ConstTensor w1;                // stored [E D F]

@@ -1,6 +1,8 @@
 // The packed products of the cpu back end, in every way that this machine has, against plain sums.
 
+#include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <tuple>
@@ -66,9 +68,9 @@ struct Size {
   std::int64_t m, n, k;
 };
 // Ends of registers, tiles, panels and blocks of k.
-const std::vector<Size> kSizes{{1, 1, 1},     {6, 64, 32},    {7, 65, 33},   {13, 10, 31},
-                               {33, 48, 128}, {35, 130, 129}, {50, 24, 600}, {96, 64, 512},
-                               {17, 80, 513}, {100, 200, 64}, {31, 16, 1025}};
+const std::vector<Size> kSizes{{1, 1, 1},     {6, 64, 32},    {7, 65, 33},    {13, 10, 31},
+                               {33, 48, 128}, {35, 130, 129}, {50, 24, 600},  {96, 64, 512},
+                               {17, 80, 513}, {100, 200, 64}, {31, 16, 1025}, {8, 70, 1700}};
 
 class CpuProducts : public testing::TestWithParam<std::tuple<Way, Dtype>> {
  protected:
@@ -172,7 +174,7 @@ TEST_P(CpuProducts, HaveTheSameBitsHoweverRowsAndColumnsAreCut) {
         PanelProduct product{way,
                              std::min(rows, s.m - i),
                              s.k,
-                             a.matrix().at(i * a.stride()),
+                             a.matrix().at(i, 0),
                              scratch,
                              j,
                              columns,
@@ -189,6 +191,90 @@ TEST_P(CpuProducts, HaveTheSameBitsHoweverRowsAndColumnsAreCut) {
   const std::vector<float> whole = multiply_in_cuts(s.m, (s.n + width - 1) / width);
   EXPECT_EQ(whole, multiply_in_cuts(32, 1));
   EXPECT_EQ(whole, multiply_in_cuts(7, 2));
+}
+
+/// The same elements, [blocks rows columns], in strips.
+template <class T>
+std::vector<T> in_strips(const std::vector<T>& from, std::int64_t rows, std::int64_t columns) {
+  std::vector<T> to(from.size());
+  for (std::int64_t i = 0; i < static_cast<std::int64_t>(from.size()); ++i) {
+    const std::int64_t column = i % columns;
+    const std::int64_t first = column / kStrip * kStrip;
+    to[static_cast<std::size_t>(offset_of(i / columns, first, columns, rows) + column - first)] =
+        from[static_cast<std::size_t>(i)];
+  }
+  return to;
+}
+template <class T>
+std::vector<T> random_block(std::int64_t elements, std::uint64_t number) {
+  const Philox random(number, Purpose::test, 6);
+  std::vector<T> block(static_cast<std::size_t>(elements));
+  for (std::size_t i = 0; i < block.size(); ++i) {
+    const auto x = static_cast<float>(random.uniform(i) - 0.5);
+    if constexpr (std::is_same_v<T, Bf16>) {
+      block[i] = to_bf16(x);
+    } else {
+      block[i] = x;
+    }
+  }
+  return block;
+}
+
+/// Two blocks of rows; everything happens to the second one.
+template <class T>
+void expect_strips_change_no_bits(Way way, Workspace& workspace) {
+  constexpr std::int64_t m = 75, n = 192, k = 1088;
+  const Dtype dtype = std::is_same_v<T, Bf16> ? Dtype::bf16 : Dtype::f32;
+  const std::vector<T> a = random_block<T>(2 * m * k, 1), u = random_block<T>(2 * m * n, 2);
+  const std::vector<T> a_strips = in_strips(a, m, k), u_strips = in_strips(u, m, n);
+  const std::vector<float> b = random_block<float>(k * n, 3), mask = random_block<float>(2 * m * n, 4);
+  const std::int64_t packed = packed_floats(way, n, k);
+  const std::int64_t sums = panel_sums(way, m, n);
+  for (const Finish finish : {Finish::gelu, Finish::gelu_backward}) {
+    SCOPED_TRACE(testing::Message() << "finish " << static_cast<int>(finish));
+    const auto run = [&](const std::vector<T>& from, const std::vector<T>& old_u, std::int64_t strip_rows) {
+      float* const scratch = workspace.floats(packed + sums + panel_scratch(way, m, k));
+      pack_panels(way, k, {b.data(), Dtype::f32, n}, 0, n, scratch);
+      std::array<std::vector<T>, 3> out{old_u, std::vector<T>(u.size()), std::vector<T>(u.size())};
+      Epilogue epilogue;
+      epilogue.finish = finish;
+      epilogue.dtype = dtype;
+      epilogue.stride = n;
+      epilogue.bias = mask.data();
+      epilogue.mask = mask.data();
+      epilogue.u = out[0].data();
+      epilogue.h = finish == Finish::gelu ? nullptr : out[1].data();
+      epilogue.y = out[2].data();
+      epilogue.h_stride = epilogue.y_stride = n;
+      epilogue.strip_rows = strip_rows;
+      const Matrix rows{from.data(), dtype, k, false, strip_rows};
+      for (const std::int64_t i : {0, 30}) {
+        multiply(PanelProduct{way, i == 0 ? 30 : m - 30, k, rows.at(m + i, 0), scratch, 0, n, epilogue.at(m + i),
+                              scratch + packed, scratch + packed + sums});
+      }
+      return out;
+    };
+    const std::array<std::vector<T>, 3> plain = run(a, u, 0);
+    const std::array<std::vector<T>, 3> strips = run(a_strips, u_strips, m);
+    for (std::size_t i = 0; i < plain.size(); ++i)
+      EXPECT_EQ(std::memcmp(in_strips(plain[i], m, n).data(), strips[i].data(), plain[i].size() * sizeof(T)), 0) << i;
+  }
+  const auto columns = [&](const std::vector<T>& x, const std::vector<T>& dy, std::int64_t strip_rows) {
+    std::vector<float> out(static_cast<std::size_t>(k * n + n));
+    multiply(ColumnProduct{way, k, n, m, Matrix{x.data(), dtype, k, false, strip_rows}.at(m, 0),
+                           Matrix{dy.data(), dtype, n, false, strip_rows}.at(m, 0), into_floats(out.data(), n),
+                           out.data() + k * n, workspace.floats(column_product_scratch(way, k, n, m))});
+    return out;
+  };
+  EXPECT_EQ(columns(a, u, 0), columns(a_strips, u_strips, m));
+}
+
+TEST_P(CpuProducts, HaveTheSameBitsWhereRowsAreStoredInStrips) {
+  if (dtype == Dtype::f32) {
+    expect_strips_change_no_bits<float>(way, workspace);
+  } else {
+    expect_strips_change_no_bits<Bf16>(way, workspace);
+  }
 }
 
 std::string name_of_case(const testing::TestParamInfo<std::tuple<Way, Dtype>>& info) {

@@ -21,6 +21,11 @@ namespace {
 #define VITRAIL_PAIRS __attribute__((target("avx512f,avx512bf16"), always_inline)) inline
 
 constexpr std::int64_t kLanes = 16;
+constexpr std::int64_t kTerms = 32;  // of k at a time: of a tile of a
+static_assert(kStrip % kTerms == 0);
+
+/// Where term l, a multiple of kTerms, of a row of a stands.
+inline std::int64_t place_of(const Bf16Block& g, std::int64_t l) { return l / kStrip * g.a_strip + l % kStrip; }
 
 #define VITRAIL_ROUNDS __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 
@@ -32,8 +37,7 @@ VITRAIL_ROUNDS inline __mmask16 first(std::int64_t count) {
 /// kRows x kVectors accumulators, all in registers.
 template <int kRows, int kVectors>
 VITRAIL_PAIRS void pairs(const Bf16Block& g, std::int64_t i, std::int64_t j) {
-  const Bf16* const a = g.a + i * g.a_stride;
-  const std::uint32_t* const b = g.b + j;
+  const std::uint32_t* b = g.b + j;
   float* const c = g.c + i * g.c_stride + j;
   __m512 sums[kRows][kVectors];
 #pragma GCC unroll 8
@@ -42,20 +46,24 @@ VITRAIL_PAIRS void pairs(const Bf16Block& g, std::int64_t i, std::int64_t j) {
     for (int v = 0; v < kVectors; ++v)
       sums[r][v] = g.add ? _mm512_loadu_ps(c + r * g.c_stride + v * kLanes) : _mm512_setzero_ps();
   }
-  for (std::int64_t l = 0; l < g.k / 2; ++l) {
-    if (l % 16 == 0) g.ahead->fetch();
-    __m512i from_b[kVectors];
+  for (std::int64_t begin = 0; begin < g.k; begin += kTerms) {
+    g.ahead->fetch();
+    const Bf16* const a = g.a + i * g.a_stride + place_of(g, begin);
+    const std::int64_t terms = begin + kTerms < g.k ? kTerms : g.k - begin;
+    for (std::int64_t l = 0; l < terms; l += 2, b += g.b_stride) {
+      __m512i from_b[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) from_b[v] = _mm512_loadu_si512(b + l * g.b_stride + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) from_b[v] = _mm512_loadu_si512(b + v * kLanes);
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      int pair = 0;
-      __builtin_memcpy(&pair, a + r * g.a_stride + 2 * l, sizeof pair);
-      const __m512i from_a = _mm512_set1_epi32(pair);
+      for (int r = 0; r < kRows; ++r) {
+        int pair = 0;
+        __builtin_memcpy(&pair, a + r * g.a_stride + l, sizeof pair);
+        const __m512i from_a = _mm512_set1_epi32(pair);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v)
-        sums[r][v] =
-            _mm512_dpbf16_ps(sums[r][v], reinterpret_cast<__m512bh>(from_a), reinterpret_cast<__m512bh>(from_b[v]));
+        for (int v = 0; v < kVectors; ++v)
+          sums[r][v] =
+              _mm512_dpbf16_ps(sums[r][v], reinterpret_cast<__m512bh>(from_a), reinterpret_cast<__m512bh>(from_b[v]));
+      }
     }
   }
 #pragma GCC unroll 8
@@ -115,10 +123,11 @@ VITRAIL_TILES inline void tiles(const Bf16Block& g, std::int64_t i, std::int64_t
   }
   const Bf16* const upper_a = g.a + i * g.a_stride;
   const Bf16* const lower_a = upper_a + 16 * g.a_stride;
-  for (std::int64_t l = 0; l < g.k; l += 32) {
+  for (std::int64_t l = 0; l < g.k; l += kTerms) {
     g.ahead->fetch();
+    const std::int64_t place = place_of(g, l);
     const std::uint32_t* const b = g.b + l / 2 * g.b_stride + j;
-    _tile_loadd(4, upper_a + l, a_bytes);
+    _tile_loadd(4, upper_a + place, a_bytes);
     _tile_loadd(6, b, b_bytes);
     _tile_dpbf16ps(0, 4, 6);
     if constexpr (kRight) {
@@ -126,7 +135,7 @@ VITRAIL_TILES inline void tiles(const Bf16Block& g, std::int64_t i, std::int64_t
       _tile_dpbf16ps(1, 4, 7);
     }
     if constexpr (kLower) {
-      _tile_loadd(5, lower_a + l, a_bytes);
+      _tile_loadd(5, lower_a + place, a_bytes);
       _tile_dpbf16ps(2, 5, 6);
       if constexpr (kRight) _tile_dpbf16ps(3, 5, 7);
     }

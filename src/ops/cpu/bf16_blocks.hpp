@@ -8,6 +8,11 @@
 
 namespace vitrail::cpu {
 
+/// What only products write and read may be stored in strips of so many columns: of every block of rows the first
+/// columns, row by row, then the next ones. Then rows that are used together lie together, which those of a wide matrix
+/// do not: a multiple of 4096 bytes apart, they fight for the same few lines of the caches.
+inline constexpr std::int64_t kStrip = 64;
+
 /// Memory that will be needed soon, as a few runs of rows: fetched a piece at a time under the work on a block, because
 /// the rows lie too far apart for the hardware to see them coming.
 class Ahead {
@@ -52,12 +57,14 @@ class Ahead {
   int end_ = 0;
 };
 
+/// a(i, l) = a[i * a_stride + l / kStrip * a_strip + l % kStrip], l / kStrip counting its strips.
 struct Bf16Block {
   std::int64_t rows;
   std::int64_t columns;  // a multiple of 16, at most 64
   std::int64_t k;        // even; for tiles a multiple of 32
   const Bf16* a;
   std::int64_t a_stride;   // elements
+  std::int64_t a_strip;    // from one kStrip elements of a row to the next
   const std::uint32_t* b;  // [k/2 b_stride]
   std::int64_t b_stride;
   float* c;  // [rows c_stride], 64-byte aligned rows

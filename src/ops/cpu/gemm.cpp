@@ -23,8 +23,7 @@ void multiply_in(Way way, std::int64_t m, std::int64_t n, std::int64_t k, const 
   float* const sums = scratch + packed_floats(way, n, k);
   for (std::int64_t i = 0; i < m; i += most) {
     const std::int64_t rows = std::min(most, m - i);
-    multiply(
-        PanelProduct{way, rows, k, a.at(i * a.stride), scratch, 0, n, y.at(i), sums, sums + panel_sums(way, rows, n)});
+    multiply(PanelProduct{way, rows, k, a.at(i, 0), scratch, 0, n, y.at(i), sums, sums + panel_sums(way, rows, n)});
   }
 }
 std::int64_t scratch_in(Way way, std::int64_t m, std::int64_t n, std::int64_t k, bool of_columns) {

@@ -17,6 +17,13 @@ struct Sizes {
   [[nodiscard]] std::int64_t weights() const { return width * hidden; }
   [[nodiscard]] std::int64_t blocks() const { return leaves * experts; }
   [[nodiscard]] bool is_small() const { return weights() <= kSmallWeights; }
+  /// Of u, h and du, which nobody else looks into.
+  [[nodiscard]] std::int64_t strip_rows() const { return is_small() || hidden % kStrip != 0 ? 0 : rows; }
+  [[nodiscard]] Matrix hidden_rows(const ConstTensor& tensor) const {
+    Matrix m = matrix(tensor, hidden);
+    m.strip_rows = strip_rows();
+    return m;
+  }
 };
 template <class Arguments>
 Sizes sizes_of(const Arguments& a) {
@@ -35,6 +42,7 @@ Epilogue into_hidden(const MlpForward& a, const Sizes& s, void* h, std::int64_t 
   e.u = a.u.data;
   e.y = h;
   e.y_stride = h_stride;
+  e.strip_rows = s.strip_rows();
   return e;
 }
 /// y = h w2 + b2 + residual.
@@ -60,6 +68,7 @@ Epilogue into_hidden_gradient(const MlpBackward& a, const Sizes& s, void* h, voi
   e.h_stride = stride;
   e.y = du;
   e.y_stride = stride;
+  e.strip_rows = s.strip_rows();
   return e;
 }
 Epilogue into_input_gradient(const MlpBackward& a, const Sizes& s) {
@@ -86,7 +95,7 @@ void forward_in_turn(const MlpForward& a, const Sizes& s, Way way, int threads, 
                                        into_hidden(a, s, a.h.data, s.hidden));
   multiply({&first, 1}, threads, workspace);
   const RowProducts second =
-      product_of(s, way, s.hidden, s.width, matrix(a.h, s.hidden), matrix(a.w2, s.width), into_output(a, s));
+      product_of(s, way, s.hidden, s.width, s.hidden_rows(a.h), matrix(a.w2, s.width), into_output(a, s));
   multiply({&second, 1}, threads, workspace);
 }
 
@@ -94,12 +103,12 @@ void backward_in_turn(const MlpBackward& a, const Sizes& s, Way way, int threads
   const RowProducts hidden = product_of(s, way, s.width, s.hidden, matrix(a.dy, s.width), transposed(a.w2, s.width),
                                         into_hidden_gradient(a, s, a.h.data, a.du.data, s.hidden));
   multiply({&hidden, 1}, threads, workspace);
-  const RowProducts input = product_of(s, way, s.hidden, s.width, matrix(a.du, s.hidden), transposed(a.w1, s.hidden),
-                                       into_input_gradient(a, s));
+  const RowProducts input =
+      product_of(s, way, s.hidden, s.width, s.hidden_rows(a.du), transposed(a.w1, s.hidden), into_input_gradient(a, s));
   multiply({&input, 1}, threads, workspace);
-  const WeightGradient first{matrix(a.x, s.width), matrix(a.du, s.hidden), a.dw1.as<float>(), a.db1.as<float>()};
+  const WeightGradient first{matrix(a.x, s.width), s.hidden_rows(a.du), a.dw1.as<float>(), a.db1.as<float>()};
   weight_gradients({&first, 1}, {way, s.leaves, s.experts, s.rows, s.width, s.hidden}, threads, workspace);
-  const WeightGradient second{matrix(a.h, s.hidden), matrix(a.dy, s.width), a.dw2.as<float>(), a.db2.as<float>()};
+  const WeightGradient second{s.hidden_rows(a.h), matrix(a.dy, s.width), a.dw2.as<float>(), a.db2.as<float>()};
   weight_gradients({&second, 1}, {way, s.leaves, s.experts, s.rows, s.hidden, s.width}, threads, workspace);
 }
 
@@ -124,7 +133,7 @@ class PackedPairs {
     packed_ = to;
     for_each_unit(threads, 2 * experts_, [&](std::int64_t unit, int) {
       const Weight& weight = weights_[static_cast<std::size_t>(unit % 2)];
-      pack_panels(way_, weight.k, weight.w.at(unit / 2 * weight.k * weight.n), 0, weight.n,
+      pack_panels(way_, weight.k, weight.w.at(unit / 2 * (weight.w.transposed ? weight.n : weight.k), 0), 0, weight.n,
                   packed_ + unit / 2 * expert_ + (unit % 2) * second_);
     });
   }
@@ -174,7 +183,7 @@ void forward_at_once(const MlpForward& a, const Sizes& s, Way way, int threads, 
     Epilogue hidden = into_hidden(a, s, nullptr, panels.stride).at(row);
     hidden.bias += expert * s.hidden;
     hidden.y = h;
-    multiply_panel(way, rows, s.width, s.hidden, matrix(a.x, s.width).at(row * s.width), weights.first(expert), hidden,
+    multiply_panel(way, rows, s.width, s.hidden, matrix(a.x, s.width).at(row, 0), weights.first(expert), hidden,
                    scratch);
     Epilogue output = into_output(a, s).at(row);
     output.bias += expert * s.width;
@@ -223,8 +232,8 @@ void backward_at_once(const MlpBackward& a, const Sizes& s, Way way, int threads
     for (std::int64_t i = 0; i == 0 || i < pieces.length(piece); i += panels.rows.piece) {
       const std::int64_t rows = std::min(panels.rows.piece, pieces.length(piece) - i);
       const std::int64_t row = first + i;
-      const Matrix x = matrix(a.x, s.width).at(row * s.width);
-      const Matrix dy = matrix(a.dy, s.width).at(row * s.width);
+      const Matrix x = matrix(a.x, s.width).at(row, 0);
+      const Matrix dy = matrix(a.dy, s.width).at(row, 0);
       Epilogue hidden = into_hidden_gradient(a, s, nullptr, nullptr, panels.stride).at(row);
       hidden.h = h;
       hidden.y = du;

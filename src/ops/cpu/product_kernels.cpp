@@ -26,7 +26,7 @@ constexpr int kPanelVectors = HWY_ARCH_X86 && kMostLanes < 16 ? 2 : 4;
 
 // Lengths of a block of k. Longer than what keeps the block of a panel in the first cache: the sums, that are read and
 // written once a block, count more. Not so in f32 where a comes by columns, and is read from the first cache too.
-constexpr std::int64_t kBlockOfFloats = 384;
+constexpr std::int64_t kBlockOfFloats = 768;
 constexpr std::int64_t kColumnBlock = 128;
 constexpr std::int64_t kBlockOfBf16 = 512;
 constexpr std::int64_t kBf16Columns = 64;
@@ -50,6 +50,14 @@ void typed(const Matrix& matrix, const Body& body) {
     body(static_cast<const Bf16*>(matrix.data));
   } else {
     body(static_cast<const float*>(matrix.data));
+  }
+}
+/// Calls body(data, column, columns) for runs of columns whose rows are row_step() apart: all of them, or strips.
+template <class Body>
+void for_strips(const Matrix& matrix, std::int64_t columns, const Body& body) {
+  const std::int64_t run = matrix.strip_rows == 0 ? columns : kStrip;
+  for (std::int64_t j = 0; j < columns; j += run) {
+    typed(matrix.at(0, j), [&](const auto* data) { body(data, j, std::min(run, columns - j)); });
   }
 }
 
@@ -154,26 +162,31 @@ void pack_pairs(const T* b, std::int64_t stride, bool transposed, std::int64_t k
 }
 
 void PackPanels(Way way, std::int64_t k, const Matrix& b, std::int64_t first, std::int64_t columns, void* to) {
-  const Matrix from = b.at(b.transposed ? first * b.stride : first);
-  typed(from, [&](const auto* data) {
-    if (is_bf16(way)) {
-      pack_pairs(data, b.stride, b.transposed, k, columns, static_cast<std::uint32_t*>(to));
-    } else {
-      pack_floats(way, data, b.stride, b.transposed, k, columns, static_cast<float*>(to));
-    }
-  });
+  const std::int64_t panel = PanelColumns(way);
+  static_assert(kStrip % kBf16Columns == 0 && kStrip % (kPanelVectors * kMostLanes) == 0, "a strip is whole panels");
+  for_strips(b.at(b.transposed ? first : 0, b.transposed ? 0 : first), columns,
+             [&](const auto* data, std::int64_t j, std::int64_t n) {
+               char* const here = static_cast<char*>(to) + j / panel * PanelBytes(way, k);
+               if (is_bf16(way)) {
+                 pack_pairs(data, b.row_step(), b.transposed, k, n, reinterpret_cast<std::uint32_t*>(here));
+               } else {
+                 pack_floats(way, data, b.row_step(), b.transposed, k, n, reinterpret_cast<float*>(here));
+               }
+             });
 }
 
 // --- f32 blocks ------------------------------------------------------------------------------------------------------
 
 constexpr std::int64_t kTermsOfFetch = 32;  // terms of a tile's sums under which a row is fetched
+static_assert(kStrip == 2 * kTermsOfFetch);
 
-/// As Bf16Block, in f32. a(i, l) = a[i * a_stride + l], or a[l * a_stride + i] if it lies by columns.
+/// As Bf16Block, in f32. a lies by rows, a(i, l) = a[i * a_stride + l / kStrip * a_strip + l % kStrip], or by columns,
+/// a(i, l) = a[l * a_stride + i].
 struct FloatBlock {
   std::int64_t rows;
   std::int64_t k;
   const float* a;
-  std::int64_t a_stride;
+  std::int64_t a_stride, a_strip;
   const float* b;
   std::int64_t b_stride;
   float* c;
@@ -184,8 +197,8 @@ struct FloatBlock {
 template <int kRows, int kVectors, bool kByColumns>
 HWY_INLINE void tile(const FloatBlock& g, std::int64_t i, Ahead& ahead) {
   const std::int64_t step = lanes();
-  const float* HWY_RESTRICT a = g.a + (kByColumns ? i : i * g.a_stride);
   const float* HWY_RESTRICT b = g.b;
+  const std::int64_t b_row = g.b_stride;
   float* HWY_RESTRICT c = g.c + i * g.c_stride;
   Vector sums[kRows][kVectors];
 #pragma GCC unroll 8
@@ -193,20 +206,35 @@ HWY_INLINE void tile(const FloatBlock& g, std::int64_t i, Ahead& ahead) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) sums[r][v] = g.add ? load(c + r * g.c_stride + v * step) : zero();
   }
-  for (std::int64_t begin = 0; begin < g.k; begin += kTermsOfFetch) {
+  const std::int64_t a_row = kByColumns ? 1 : g.a_stride;
+  const std::int64_t a_term = kByColumns ? g.a_stride : 1;
+  const std::int64_t to_next_strip = kByColumns ? 0 : g.a_strip - kStrip;
+  const float* HWY_RESTRICT a = g.a + i * a_row;
+  std::int64_t left = g.k;
+  for (bool ends_strip = false; left > 0; ends_strip = !ends_strip) {
     ahead.fetch();
-    const std::int64_t end = std::min(g.k, begin + kTermsOfFetch);
-    for (std::int64_t l = begin; l < end; ++l) {
-      Vector from_b[kVectors];
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) from_b[v] = load(b + l * g.b_stride + v * step);
+    if constexpr (!kByColumns) {
+      // The rows of the next tile. Runs of a strip are too short for the hardware to see them coming.
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        const Vector from_a = set(kByColumns ? a[l * g.a_stride + r] : a[r * g.a_stride + l]);
+#pragma GCC unroll 2
+        for (std::int64_t l = 0; l < kTermsOfFetch; l += 16) __builtin_prefetch(a + (kRows + r) * a_row + l, 0, 2);
+      }
+    }
+    const std::int64_t terms = std::min(kTermsOfFetch, left);
+    left -= terms;
+    for (std::int64_t l = 0; l < terms; ++l, a += a_term, b += b_row) {
+      Vector from_b[kVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) from_b[v] = load(b + v * step);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const Vector from_a = set(a[r * a_row]);
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::MulAdd(from_a, from_b[v], sums[r][v]);
       }
     }
+    if (ends_strip) a += to_next_strip;
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -255,14 +283,15 @@ Matrix rows_of(Way way, const Matrix& a, std::int64_t rows, std::int64_t k, floa
   const std::int64_t padded = bf16 ? round_up(k, kBf16Terms) : k;
   const Dtype wanted = bf16 ? Dtype::bf16 : Dtype::f32;
   // Rows that lie a multiple of 4096 bytes apart fight for the same few lines of the first cache.
-  const bool fight = a.stride * size_of(wanted) % 4096 == 0 && rows > 2;
+  const bool fight = a.row_step() * size_of(wanted) % 4096 == 0 && rows > 2;
   if (a.dtype == wanted && padded == k && way != Way::f32_of_rounded && !fight) return a;
   const std::int64_t stride = copy_stride(padded);
-  typed(a, [&](const auto* data) {
+  for_strips(a, k, [&](const auto* data, std::int64_t j, std::int64_t n) {
+    const std::int64_t filled = j + n == k ? padded - j : n;
     if (bf16) {
-      copy_rows(false, data, a.stride, rows, k, reinterpret_cast<Bf16*>(copy), stride, padded);
+      copy_rows(false, data, a.row_step(), rows, n, reinterpret_cast<Bf16*>(copy) + j, stride, filled);
     } else {
-      copy_rows(way == Way::f32_of_rounded, data, a.stride, rows, k, copy, stride, padded);
+      copy_rows(way == Way::f32_of_rounded, data, a.row_step(), rows, n, copy + j, stride, filled);
     }
   });
   return {copy, wanted, stride};
@@ -275,14 +304,20 @@ void finish(const Epilogue& e, const float* sums, std::int64_t sums_stride, std:
   const auto at = [&](auto* base, std::int64_t row, std::int64_t stride) {
     return base != nullptr ? base + row * stride + column : nullptr;
   };
+  const auto stored = [&](void* base, std::int64_t row, std::int64_t stride) -> T* {
+    if (e.strip_rows == 0) return at(static_cast<T*>(base), row, stride);
+    const std::int64_t in_strip = column % kStrip;
+    return base != nullptr ? static_cast<T*>(base) + (column - in_strip) * e.strip_rows + row * kStrip + in_strip
+                           : nullptr;
+  };
   const float* const bias = e.bias != nullptr ? e.bias + column : nullptr;
   for (std::int64_t row = 0; row < rows; ++row) {
     const float* const s = sums + row * sums_stride;
     const float* const residual = at(e.residual, row, e.stride);
     const float* const mask = at(e.mask, row, e.stride);
-    T* const u = at(static_cast<T*>(e.u), row, e.stride);
-    T* const h = at(static_cast<T*>(e.h), row, e.h_stride);
-    T* const y = at(static_cast<T*>(e.y), row, e.y_stride);
+    T* const u = stored(e.u, row, e.stride);
+    T* const h = stored(e.h, row, e.h_stride);
+    T* const y = stored(e.y, row, e.y_stride);
     switch (e.finish) {
       case Finish::store:
         for_vectors(n, [&](std::int64_t i, std::int64_t count) {
@@ -328,13 +363,20 @@ void add_memory_of_finish(const Epilogue& e, std::int64_t rows, std::int64_t col
     if (base != nullptr)
       ahead.add(static_cast<const char*>(base) + column * element, stride * element, n * element, rows);
   };
-  add(e.u, e.stride, bytes);
-  add(e.y, e.y_stride, bytes);
-  add(e.h, e.h_stride, bytes);
+  const auto add_stored = [&](const void* base, std::int64_t stride) {
+    if (e.strip_rows == 0) return add(base, stride, bytes);
+    if (base == nullptr) return;
+    const std::int64_t in_strip = column % kStrip;
+    ahead.add(static_cast<const char*>(base) + ((column - in_strip) * e.strip_rows + in_strip) * bytes, kStrip * bytes,
+              n * bytes, rows);
+  };
+  add_stored(e.u, e.stride);
+  add_stored(e.y, e.y_stride);
+  add_stored(e.h, e.h_stride);
   add(e.residual, e.stride, 4);
 }
 
-std::int64_t MostTerms(Way way) { return is_bf16(way) ? 2 * kBlockOfBf16 : 2 * kBlockOfFloats; }
+std::int64_t MostTerms(Way way) { return is_bf16(way) ? 2 * kBlockOfBf16 : kBlockOfFloats; }
 std::int64_t MostRows(Way way, std::int64_t k) {
   // Some 600 KiB of a, in whole tiles of every way.
   const std::int64_t row_bytes = std::clamp<std::int64_t>(k, 1, MostTerms(way)) * (is_bf16(way) ? 2 : 4);
@@ -361,15 +403,21 @@ struct PanelBlock {
 void multiply_block(Way way, const PanelBlock& p, Ahead& ahead) {
   const std::int64_t panel = PanelColumns(way);
   if (is_bf16(way)) {
-    const Bf16Block g{p.rows,     p.width,
-                      p.terms,    static_cast<const Bf16*>(p.a.data),
-                      p.a.stride, reinterpret_cast<const std::uint32_t*>(p.b),
-                      panel,      p.sums,
-                      panel,      p.add,
+    const Bf16Block g{p.rows,
+                      p.width,
+                      p.terms,
+                      static_cast<const Bf16*>(p.a.data),
+                      p.a.row_step(),
+                      p.a.strip_step(),
+                      reinterpret_cast<const std::uint32_t*>(p.b),
+                      panel,
+                      p.sums,
+                      panel,
+                      p.add,
                       &ahead};
     return (way == Way::bf16_tiles ? multiply_tiles : multiply_pairs)(g);
   }
-  multiply_floats<false>({p.rows, p.terms, static_cast<const float*>(p.a.data), p.a.stride,
+  multiply_floats<false>({p.rows, p.terms, static_cast<const float*>(p.a.data), p.a.row_step(), p.a.strip_step(),
                           reinterpret_cast<const float*>(p.b), panel, p.sums, panel, p.add},
                          p.width, ahead);
 }
@@ -389,7 +437,7 @@ void MultiplyPanels(const PanelProduct& p) {
     if (p.last) add_memory_of_finish(p.epilogue, p.rows, p.first_column + j, columns, ahead);
     for (std::int64_t l = 0; l == 0 || l < k; l += block) {
       multiply_block(p.way,
-                     {rows.at(l), packed + l * panel * (bf16 ? 2 : 4), std::min(block, k - l), p.rows, width, sums,
+                     {rows.at(0, l), packed + l * panel * (bf16 ? 2 : 4), std::min(block, k - l), p.rows, width, sums,
                       !p.first || l > 0},
                      ahead);
     }
@@ -461,7 +509,9 @@ void add_memory_of_block(const ColumnProduct& p, std::int64_t l, Ahead& ahead) {
   const std::int64_t rows = std::min(is_bf16(p.way) ? kBlockOfBf16 : kColumnBlock, p.k - l);
   const auto add = [&](const Matrix& m, std::int64_t columns) {
     const std::int64_t bytes = size_of(m.dtype);
-    ahead.add(m.at(l * m.stride).data, m.stride * bytes, columns * bytes, rows);
+    const void* const first = m.at(l, 0).data;
+    if (m.strip_rows == 0) return ahead.add(first, m.stride * bytes, columns * bytes, rows);
+    ahead.add(first, m.strip_step() * bytes, rows * kStrip * bytes, (columns + kStrip - 1) / kStrip);
   };
   if (rows <= 0) return;
   add(p.dy, p.n);
@@ -479,18 +529,18 @@ void MultiplyColumns(const ColumnProduct& p) {
   float* const b = p.scratch + at.block_of_b;
   for (std::int64_t l = 0; l == 0 || l < p.k; l += block) {
     const std::int64_t terms = std::min(block, p.k - l);
-    typed(p.x.at(l * p.x.stride), [&](const auto* x) {
+    for_strips(p.x.at(l, 0), p.m, [&](const auto* x, std::int64_t i, std::int64_t m) {
       if (bf16) {
-        pair_columns(x, p.x.stride, terms, p.m, reinterpret_cast<std::uint32_t*>(a), at.a_stride);
+        pair_columns(x, p.x.row_step(), terms, m, reinterpret_cast<std::uint32_t*>(a) + i * at.a_stride, at.a_stride);
       } else {
-        copy_rows(p.way == Way::f32_of_rounded, x, p.x.stride, terms, p.m, a, at.a_stride, p.m);
+        copy_rows(p.way == Way::f32_of_rounded, x, p.x.row_step(), terms, m, a + i, at.a_stride, m);
       }
     });
-    const Matrix dy = p.dy.at(l * p.dy.stride);
+    const Matrix dy = p.dy.at(l, 0);
     PackPanels(p.way, terms, dy, 0, p.n, b);
     if (p.sums != nullptr) {
-      typed(dy, [&](const auto* data) {
-        (add || l > 0 ? add_column_sums : column_sums)(data, dy.stride, terms, p.n, p.sums);
+      for_strips(dy, p.n, [&](const auto* data, std::int64_t j, std::int64_t n) {
+        (add || l > 0 ? add_column_sums : column_sums)(data, dy.row_step(), terms, n, p.sums + j);
       });
     }
     Ahead ahead(p.later);
@@ -506,6 +556,7 @@ void MultiplyColumns(const ColumnProduct& p) {
                           round_up(terms, kBf16Terms),
                           reinterpret_cast<const Bf16*>(a),
                           2 * at.a_stride,
+                          kStrip,
                           reinterpret_cast<const std::uint32_t*>(panel),
                           at.panel,
                           sums,
@@ -514,9 +565,9 @@ void MultiplyColumns(const ColumnProduct& p) {
                           &ahead};
         (p.way == Way::bf16_tiles ? multiply_tiles : multiply_pairs)(g);
       } else {
-        multiply_floats<true>(
-            {p.m, terms, a, at.a_stride, reinterpret_cast<const float*>(panel), at.panel, sums, at.panel, l > 0}, width,
-            ahead);
+        multiply_floats<true>({p.m, terms, a, at.a_stride, kStrip, reinterpret_cast<const float*>(panel), at.panel,
+                               sums, at.panel, l > 0},
+                              width, ahead);
       }
     }
   }
@@ -551,7 +602,7 @@ Epilogue Epilogue::at(std::int64_t row) const {
   const std::int64_t bytes = size_of(dtype);
   const auto floats = [&](const float* x) { return x != nullptr ? x + row * stride : nullptr; };
   const auto stored = [&](void* x, std::int64_t x_stride) -> void* {
-    return x != nullptr ? static_cast<char*>(x) + row * x_stride * bytes : nullptr;
+    return x != nullptr ? static_cast<char*>(x) + offset_of(row, 0, x_stride, strip_rows) * bytes : nullptr;
   };
   Epilogue there = *this;
   there.residual = floats(residual);

@@ -19,18 +19,32 @@ enum class Way : std::uint8_t {
   bf16_tiles,      ///< by those of AMX
 };
 
+/// Where element (row, column) stands, `column` a multiple of kStrip. Of rows that are `stride` elements wide,
+/// strip_rows to a block; or not in strips (0).
+constexpr std::int64_t offset_of(std::int64_t row, std::int64_t column, std::int64_t stride, std::int64_t strip_rows) {
+  if (strip_rows == 0) return row * stride + column;
+  return row / strip_rows * strip_rows * stride + column * strip_rows + row % strip_rows * kStrip;
+}
+
 /// A row-major matrix operand, f32 or bf16: `stride` elements from one stored row to the next; `transposed` if the
-/// product uses its transpose.
+/// product uses its transpose. In strips, if strip_rows is not 0: then `stride` is its width, a multiple of kStrip, and
+/// it is not transposed.
 struct Matrix {
   const void* data = nullptr;
   Dtype dtype = Dtype::f32;
   std::int64_t stride = 0;
   bool transposed = false;
+  std::int64_t strip_rows = 0;
 
-  /// From element `offset` on.
-  [[nodiscard]] Matrix at(std::int64_t offset) const {
-    return {static_cast<const char*>(data) + offset * size_of(dtype), dtype, stride, transposed};
+  /// From an element of what is stored on; in strips, `column` is a multiple of kStrip.
+  [[nodiscard]] Matrix at(std::int64_t row, std::int64_t column) const {
+    Matrix there = *this;
+    there.data = static_cast<const char*>(data) + offset_of(row, column, stride, strip_rows) * size_of(dtype);
+    return there;
   }
+  /// From one stored row to the next, and from one strip to the next (strips of a matrix that is in none touch).
+  [[nodiscard]] std::int64_t row_step() const { return strip_rows == 0 ? stride : kStrip; }
+  [[nodiscard]] std::int64_t strip_step() const { return strip_rows == 0 ? kStrip : kStrip * strip_rows; }
 };
 
 /// A dense tensor whose rows have `columns` elements, and its transpose.
@@ -45,7 +59,8 @@ std::int64_t panel_columns(Way way);
 std::int64_t panel_bytes(Way way, std::int64_t k);
 /// Floats of all panels of a b with n columns, in whole cache lines.
 std::int64_t packed_floats(Way way, std::int64_t n, std::int64_t k);
-/// Packs the panels of columns first .. first+columns-1 of b (k rows), one after the other; `first` begins a panel.
+/// Packs the panels of columns first .. first+columns-1 of b (k rows), one after the other; `first` begins a panel, and
+/// a strip if b is in strips.
 void pack_panels(Way way, std::int64_t k, const Matrix& b, std::int64_t first, std::int64_t columns, void* to);
 
 /// What happens to a sum before it is written.
@@ -57,7 +72,7 @@ enum class Finish : std::uint8_t {
 };
 /// Tensors that are read or written beside a product, at its first row and column 0. bias, residual and mask are f32,
 /// and may be left out (nullptr), then they count as 0, 0 and 1; u, h and y are `dtype`. Rows are `stride` elements
-/// apart but in y and h, which have strides of their own.
+/// apart but in y and h, which have strides of their own. u, h and y are all in strips if strip_rows is not 0.
 struct Epilogue {
   Finish finish = Finish::store;
   Dtype dtype = Dtype::f32;
@@ -70,6 +85,7 @@ struct Epilogue {
   std::int64_t h_stride = 0;
   void* y = nullptr;
   std::int64_t y_stride = 0;
+  std::int64_t strip_rows = 0;
 
   /// From row `row` on.
   [[nodiscard]] Epilogue at(std::int64_t row) const;

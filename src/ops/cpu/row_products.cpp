@@ -32,7 +32,7 @@ struct Grid {
   Grid(const RowProducts& p, std::int64_t products, int threads)
       : panel(panel_columns(p.way)),
         panels((p.n + panel - 1) / panel),
-        terms{p.k, std::min(std::max<std::int64_t>(1, p.k), most_terms(p.way))},
+        terms(cut_evenly(p.k, most_terms(p.way), kStrip)),
         steps(p.parts * terms.pieces()),
         rows{0, 1} {
     choose(p, products * p.experts, threads);
@@ -108,14 +108,15 @@ Unit unit_of(std::span<const RowProducts> products, const Grid& grid, std::int64
 /// The piece of the weights of a step of the unit that begins at term `term`.
 Matrix weights_of(const Unit& unit, std::int64_t part, std::int64_t term) {
   const Matrix& w = unit.product.w[static_cast<std::size_t>(part)];
-  return w.at(unit.expert * unit.product.k * unit.product.n + (w.transposed ? term : term * w.stride));
+  const RowProducts& p = unit.product;
+  return w.transposed ? w.at(unit.expert * p.n, term) : w.at(unit.expert * p.k + term, 0);
 }
 void add_weights(const Unit& unit, const Grid& grid, std::int64_t step, Ahead& ahead) {
   const std::int64_t piece = step % grid.terms.pieces();
   const Matrix w = weights_of(unit, step / grid.terms.pieces(), grid.terms.begin(piece));
   const std::int64_t bytes = size_of(w.dtype);
   const std::int64_t terms = grid.terms.length(piece);
-  ahead.add(w.at(w.transposed ? unit.first * w.stride : unit.first).data, w.stride * bytes,
+  ahead.add((w.transposed ? w.at(unit.first, 0) : w.at(0, unit.first)).data, w.stride * bytes,
             (w.transposed ? terms : unit.columns) * bytes, w.transposed ? unit.columns : terms);
 }
 
@@ -144,9 +145,9 @@ void multiply_unit(const Unit& unit, const Unit& next, const Grid& grid, float* 
       const std::int64_t rows = grid.rows.length(piece);
       if (rows <= 0) continue;
       float* const sums = all_sums + (grid.steps == 1 ? 0 : block - begin) * grid.sums;
-      multiply(PanelProduct{p.way, rows, terms, p.a[static_cast<std::size_t>(part)].at(row * p.k + term), scratch,
-                            unit.first, unit.columns, epilogue.at(row), sums, all_sums + grid.kept * grid.sums,
-                            step == 0, step + 1 == grid.steps, &later});
+      multiply(PanelProduct{p.way, rows, terms, p.a[static_cast<std::size_t>(part)].at(row, term), scratch, unit.first,
+                            unit.columns, epilogue.at(row), sums, all_sums + grid.kept * grid.sums, step == 0,
+                            step + 1 == grid.steps, &later});
     }
   }
 }

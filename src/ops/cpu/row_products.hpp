@@ -16,7 +16,7 @@ struct RowProducts {
   Way way;
   std::int64_t leaves, experts, rows, k, n;
   std::int64_t parts = 1;
-  std::array<Matrix, 3> a{};  // [leaves experts rows k], dense
+  std::array<Matrix, 3> a{};  // [leaves experts rows k], dense, or in strips
   std::array<Matrix, 3> w{};  // [experts k n], or transposed [experts n k], dense
   Epilogue epilogue{};        // of row 0 of all; bias [experts n]
 };

@@ -45,9 +45,8 @@ void by_rows(std::span<const WeightGradient> jobs, const WeightGradientShape& s,
     const std::int64_t rows = cut.length(unit % pieces);
     const std::int64_t first = (leaf * s.experts + block % s.experts) * s.rows + cut.begin(unit % pieces);
     float* const dw = partials + unit * partial;
-    multiply(ColumnProduct{s.way, s.in, s.out, rows, job.x.at(first * s.in), job.dy.at(first * s.out),
-                           into_floats(dw, s.out), job.db != nullptr ? dw + biases : nullptr,
-                           scratches + thread * scratch});
+    multiply(ColumnProduct{s.way, s.in, s.out, rows, job.x.at(first, 0), job.dy.at(first, 0), into_floats(dw, s.out),
+                           job.db != nullptr ? dw + biases : nullptr, scratches + thread * scratch});
   });
   tree_sums(2 * blocks, std::max(weights, s.out), s.leaves, pieces, threads, [&](std::int64_t i) -> PartialSum {
     const std::int64_t block = i / 2;
@@ -94,11 +93,11 @@ struct Tile {
 
 /// Wide weights: cut in tiles, each summed over all rows of a leaf at once and over the leaves in order.
 void by_tiles(std::span<const WeightGradient> jobs, const WeightGradientShape& s, int threads, Workspace& workspace) {
-  Cut in = cut_evenly(s.in, kTileIn);
-  const Cut out = cut_evenly(s.out, kTileOut, panel_columns(s.way));
+  Cut in = cut_evenly(s.in, kTileIn, kStrip);
+  const Cut out = cut_evenly(s.out, kTileOut, kStrip);
   const std::int64_t blocks = static_cast<std::int64_t>(jobs.size()) * s.experts;
   while (threads > 1 && blocks * in.pieces() * out.pieces() < kUnitsOfThread * threads && in.piece > kLeastTile)
-    in = cut_evenly(s.in, in.piece / 2);
+    in = cut_evenly(s.in, in.piece / 2, kStrip);
   const std::int64_t tiles = in.pieces() * out.pieces();
   const std::int64_t largest = aligned_floats(in.piece * out.piece);
   // One leaf's gradient is written where it belongs.
@@ -118,8 +117,8 @@ void by_tiles(std::span<const WeightGradient> jobs, const WeightGradientShape& s
                     in.length(tile.row),
                     out.length(tile.column),
                     s.rows,
-                    tile.job.x.at(first * s.in + in.begin(tile.row)),
-                    tile.job.dy.at(first * s.out + out.begin(tile.column)),
+                    tile.job.x.at(first, in.begin(tile.row)),
+                    tile.job.dy.at(first, out.begin(tile.column)),
                     into_floats(dw, stride),
                     nullptr,
                     nullptr};

@@ -11,8 +11,8 @@
 namespace vitrail::cpu {
 
 struct WeightGradient {
-  Matrix x;   // [leaves E rows in], dense
-  Matrix dy;  // [leaves E rows out], dense
+  Matrix x;   // [leaves E rows in], dense, or in strips
+  Matrix dy;  // [leaves E rows out], likewise
   float* dw;  // [E in out]
   float* db;  // [E out], or nullptr
 };
