@@ -297,8 +297,29 @@ Matrix rows_of(Way way, const Matrix& a, std::int64_t rows, std::int64_t k, floa
   return {copy, wanted, stride};
 }
 
-/// Finishes and writes rows x n sums; their first column is number `column`.
-template <class T>
+/// Where a row of results goes. Rounded by the instruction for it, it is collected in f32 before.
+template <class T, bool kByInstruction>
+class RowTo {
+ public:
+  explicit RowTo(T* to) : to_(to) {}
+  HWY_INLINE void put(Vector x, std::int64_t i, std::int64_t count) {
+    if constexpr (kByInstruction) {
+      hn::Store(x, Floats(), row_ + i);
+    } else {
+      store(x, to_ + i, count);
+    }
+  }
+  HWY_INLINE void end(std::int64_t n) {
+    if constexpr (kByInstruction) round_row(row_, n, to_);
+  }
+
+ private:
+  T* to_;
+  HWY_ALIGN float row_[kByInstruction ? kBf16Columns : 1];
+};
+
+/// Finishes and writes rows x n sums; their first column is number `column`. kByInstruction: n is a multiple of 16.
+template <class T, bool kByInstruction>
 void finish(const Epilogue& e, const float* sums, std::int64_t sums_stride, std::int64_t rows, std::int64_t column,
             std::int64_t n) {
   const auto at = [&](auto* base, std::int64_t row, std::int64_t stride) {
@@ -316,16 +337,17 @@ void finish(const Epilogue& e, const float* sums, std::int64_t sums_stride, std:
     const float* const residual = at(e.residual, row, e.stride);
     const float* const mask = at(e.mask, row, e.stride);
     T* const u = stored(e.u, row, e.stride);
-    T* const h = stored(e.h, row, e.h_stride);
     T* const y = stored(e.y, row, e.y_stride);
+    RowTo<T, kByInstruction> first(e.finish == Finish::gelu ? u : stored(e.h, row, e.h_stride)), second(y);
     switch (e.finish) {
       case Finish::store:
         for_vectors(n, [&](std::int64_t i, std::int64_t count) {
           Vector x = load(s + i);
           if (bias != nullptr) x = hn::Add(x, load(bias + i, count));
           if (residual != nullptr) x = hn::Add(x, load(residual + i, count));
-          store(x, y + i, count);
+          second.put(x, i, count);
         });
+        second.end(n);
         break;
       case Finish::add:
         for_vectors(n, [&](std::int64_t i, std::int64_t count) {
@@ -335,11 +357,13 @@ void finish(const Epilogue& e, const float* sums, std::int64_t sums_stride, std:
       case Finish::gelu:
         for_vectors(n, [&](std::int64_t i, std::int64_t count) {
           const Vector x = hn::Add(load(s + i), load(bias + i, count));
-          store(x, u + i, count);
+          first.put(x, i, count);
           Vector value = gelu(x);
           if (mask != nullptr) value = hn::Mul(value, load(mask + i, count));
-          store(value, y + i, count);
+          second.put(value, i, count);
         });
+        first.end(n);
+        second.end(n);
         break;
       case Finish::gelu_backward:
         for_vectors(n, [&](std::int64_t i, std::int64_t count) {
@@ -348,12 +372,20 @@ void finish(const Epilogue& e, const float* sums, std::int64_t sums_stride, std:
             const Vector factor = load(mask + i, count);
             g = {hn::Mul(g.value, factor), hn::Mul(g.slope, factor)};
           }
-          store(g.value, h + i, count);
-          store(hn::Mul(load(s + i), g.slope), y + i, count);
+          first.put(g.value, i, count);
+          second.put(hn::Mul(load(s + i), g.slope), i, count);
         });
+        first.end(n);
+        second.end(n);
         break;
     }
   }
+}
+
+void finish(Way way, const Epilogue& e, const float* sums, std::int64_t sums_stride, std::int64_t rows,
+            std::int64_t column, std::int64_t n) {
+  if (e.dtype == Dtype::f32) return finish<float, false>(e, sums, sums_stride, rows, column, n);
+  (is_bf16(way) && n % 16 == 0 ? finish<Bf16, true> : finish<Bf16, false>)(e, sums, sums_stride, rows, column, n);
 }
 
 /// What finish will read and write.
@@ -378,9 +410,9 @@ void add_memory_of_finish(const Epilogue& e, std::int64_t rows, std::int64_t col
 
 std::int64_t MostTerms(Way way) { return is_bf16(way) ? 2 * kBlockOfBf16 : kBlockOfFloats; }
 std::int64_t MostRows(Way way, std::int64_t k) {
-  // Some 600 KiB of a, in whole tiles of every way.
+  // Some 300 KiB of a, in whole tiles of every way.
   const std::int64_t row_bytes = std::clamp<std::int64_t>(k, 1, MostTerms(way)) * (is_bf16(way) ? 2 : 4);
-  return std::clamp<std::int64_t>((std::int64_t{600} << 10) / row_bytes / 96, 1, 3) * 96;
+  return std::clamp<std::int64_t>((std::int64_t{300} << 10) / row_bytes / 96, 1, 3) * 96;
 }
 std::int64_t PanelSums(Way way, std::int64_t rows, std::int64_t columns) {
   const std::int64_t panel = PanelColumns(way);
@@ -442,8 +474,7 @@ void MultiplyPanels(const PanelProduct& p) {
                      ahead);
     }
     if (p.last) {
-      (p.epilogue.dtype == Dtype::bf16 ? finish<Bf16> : finish<float>)(p.epilogue, sums, panel, p.rows,
-                                                                       p.first_column + j, columns);
+      finish(p.way, p.epilogue, sums, panel, p.rows, p.first_column + j, columns);
     }
     packed += PanelBytes(p.way, p.k);
     sums += aligned_floats(p.rows * panel);
@@ -575,7 +606,7 @@ void MultiplyColumns(const ColumnProduct& p) {
     const std::int64_t columns = std::min(at.panel, p.n - j);
     const float* const sums = p.scratch + j / at.panel * sums_of_panel;
     if (p.stream && stream_rows(p.y, sums, at.panel, p.m, j, columns)) continue;
-    (p.y.dtype == Dtype::bf16 ? finish<Bf16> : finish<float>)(p.y, sums, at.panel, p.m, j, columns);
+    finish(p.way, p.y, sums, at.panel, p.m, j, columns);
   }
 }
 

@@ -10,7 +10,7 @@ namespace vitrail::cpu {
 
 namespace {
 
-constexpr std::int64_t kPackedBytes = 1 << 19;  // at a time: they, and what is packed next, stay in the second cache
+constexpr std::int64_t kPackedBytes = 1 << 18;  // at a time: they, and what is packed next, stay in the second cache
 constexpr std::int64_t kSumsBytes = 1 << 20;    // of a unit whose k is cut
 
 /// What a unit costs beside its products, roughly: as many rows as are multiplied with a panel in the time that packing

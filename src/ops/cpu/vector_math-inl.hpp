@@ -183,6 +183,23 @@ HWY_INLINE Vector exp(Vector x) {
   return hn::IfThenZeroElse(hn::Lt(x, set(-87.0F)), hn::Mul(fraction, hn::BitCast(d, exponent)));
 }
 
+/// 2^x to about 1 ulp for |x| <= 120; others, and NaN, are the caller's mistake.
+HWY_INLINE Vector exp2(Vector x) {
+  const hn::RebindToSigned<Floats> di;
+  // x rounded: adding 1.5 * 2^23 leaves the integer in the low bits.
+  const Vector magic = set(12582912.0F);
+  const Vector shifted = hn::Add(x, magic);
+  const Vector r = hn::Sub(x, hn::Sub(shifted, magic));
+  // The polynomial of degree 6 with p(0) = 1 of the least largest error relative to 2^r, |r| <= 1/2: 2e-9.
+  const Vector r2 = hn::Mul(r, r);
+  const Vector high = hn::MulAdd(r, set(1.5353362e-4F), set(1.3398875e-3F));
+  const Vector middle = hn::MulAdd(r, set(9.618437e-3F), set(5.5503324e-2F));
+  const Vector low = hn::MulAdd(r, set(0.24022648F), set(0.6931472F));
+  const Vector fraction = hn::MulAdd(hn::MulAdd(hn::MulAdd(high, r2, middle), r2, low), r, set(1.0F));
+  // Times 2^q by its exponent's bits.
+  return hn::BitCast(Floats(), hn::Add(hn::BitCast(di, fraction), hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
+}
+
 /// ln x to about 1 ulp for normal x > 0; infinity and NaN give NaN.
 HWY_INLINE Vector log(Vector x) {
   const Floats d;
@@ -223,14 +240,14 @@ HWY_INLINE Vector tanh(Vector x) {
 
 /// 1 / x for 1 <= x < 2^126 to 1 ulp; NaN stays NaN. A division would keep the processor longer than all the rest of a
 /// GELU, and the instructions that guess differ between makers: so the guess comes from the exponent's bits (5 % off at
-/// worst), and each of Newton's steps squares the error.
+/// worst), Halley's step takes the error's cube, and Newton's its square.
 HWY_INLINE Vector reciprocal(Vector x) {
   const hn::RebindToUnsigned<Floats> d;
   Vector y = hn::BitCast(Floats(), hn::Sub(hn::Set(d, 0x7EF311C7), hn::BitCast(d, x)));
   const Vector one = set(1.0F);
-#pragma GCC unroll 3
-  for (int step = 0; step < 3; ++step) y = hn::MulAdd(y, hn::NegMulAdd(x, y, one), y);
-  return y;
+  const Vector error = hn::NegMulAdd(x, y, one);
+  y = hn::MulAdd(y, hn::MulAdd(error, error, error), y);
+  return hn::MulAdd(y, hn::NegMulAdd(x, y, one), y);
 }
 
 /// The tanh form of GELU is u * sigmoid(2 c0 (u + 0.044715 u^3)), c0 = sqrt(2/pi), because (1 + tanh z) / 2 =
@@ -240,17 +257,17 @@ struct Gelu {
   Vector slope;
 };
 HWY_INLINE Gelu gelu_and_slope(Vector u) {
-  const Vector two_c0 = set(1.5957691216057308F);
-  const Vector cubic = set(0.044715F * 1.5957691216057308F);
+  constexpr double kTwoC0 = 1.5957691216057308, kCubic = 0.044715 * kTwoC0, kLog2OfE = 1.4426950408889634;
+  const auto constant = [](double x) { return set(static_cast<float>(x)); };
   const Vector u2 = hn::Mul(u, u);
-  const Vector minus_two_z = hn::Mul(u, hn::NegMulSub(cubic, u2, two_c0));
-  // Beyond +-80 the sigmoid is 0 or 1 to f32, and e^-2z would leave its range. (Min and Max have the constant on the
-  // left: x86 returns the right operand if one is NaN.)
-  const Vector e = exp(hn::Max(set(-80.0F), hn::Min(set(80.0F), minus_two_z)));
+  // e = e^-2z as a power of 2. Beyond 2^+-115 the sigmoid is 0 or 1 to f32, and e would leave its range. (A NaN gets
+  // lost in e, but not in u.)
+  const Vector exponent = hn::Mul(u, hn::NegMulSub(constant(kLog2OfE * kCubic), u2, constant(kLog2OfE * kTwoC0)));
+  const Vector e = exp2(hn::Max(set(-115.0F), hn::Min(set(115.0F), exponent)));
   const Vector s = reciprocal(hn::Add(e, set(1.0F)));
   const Vector value = hn::Mul(u, s);
   // slope = s + u s (1-s) 2 z'(u), with 1 - s = e s
-  const Vector two_dz = hn::MulAdd(hn::Mul(set(3.0F), cubic), u2, two_c0);
+  const Vector two_dz = hn::MulAdd(constant(3 * kCubic), u2, constant(kTwoC0));
   return {value, hn::MulAdd(hn::Mul(value, hn::Mul(e, s)), two_dz, s)};
 }
 HWY_INLINE Vector gelu(Vector u) { return gelu_and_slope(u).value; }
