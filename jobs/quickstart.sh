@@ -4,8 +4,10 @@
 # On 2 cores: a few minutes of build, then at most 10 minutes. Every stage whose result is there is skipped: run it
 # again after an interruption, and it goes on.
 #
-#   jobs/quickstart.sh               all of it
-#   jobs/quickstart.sh --no-install  without apt: the packages are there, or come from Spack or modules
+#   jobs/quickstart.sh                       all of it
+#   jobs/quickstart.sh --no-install          without apt: the packages are there, or come from Spack or modules
+#   jobs/quickstart.sh --precision f32|bf16  of matrix products in training. Left out: bf16 where the processor multiplies
+#                                            it (AVX512_BF16, AMX), else f32; a run that goes on keeps its own
 #
 # Writes build/release, data/fashion-mnist and runs/quickstart; remove one of them to have it made anew.
 # Exit codes: 0 done, 2 cannot be done here, else that of the program that failed (README.md).
@@ -20,12 +22,15 @@ ranks=2
 
 usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; }
 install=yes
-for argument in "$@"; do
-  case "$argument" in
-    --no-install) install=no ;;
-    -h | --help) usage; exit 0 ;;
+precision=
+while [ $# -gt 0 ]; do
+  case "$1=${2-}" in
+    --no-install=*) install=no ;;
+    --precision=f32 | --precision=bf16) precision=$2; shift ;;
+    -h=* | --help=*) usage; exit 0 ;;
     *) usage >&2; exit 2 ;;
   esac
+  shift
 done
 
 say() { printf '== %s\n' "$*"; }
@@ -77,22 +82,34 @@ pack() {
 # mpirun for the ranks of this run. Not pinned, and allowed to share a core: the machine may be small or a container.
 launch() { mpirun -np $ranks --oversubscribe --bind-to none "$@" </dev/null; }
 
+# That of the run that is there, the one that was asked for, or what this processor is best at.
+choose_precision() {
+  if [ -e $run_dir/checkpoints/latest ]; then
+    precision=$(cat $run_dir/precision 2>/dev/null || echo f32)
+  elif [ -z "$precision" ]; then
+    precision=f32
+    ! grep -qwE 'avx512_bf16|amx_bf16' /proc/cpuinfo || precision=bf16
+  fi
+}
+
 train() {
   if [ -f $run_dir/summary.json ]; then
     say "train: $run_dir is trained (remove it to train again)"
     return
   fi
+  choose_precision
   if [ -e $run_dir/checkpoints/latest ]; then
-    say "train: going on from the last checkpoint of $run_dir"
+    say "train: going on from the last checkpoint of $run_dir, products in $precision"
   else
-    say "train: preset fmnist on $ranks ranks, the experts spread over both"
+    say "train: preset fmnist on $ranks ranks, the experts spread over both, products in $precision"
   fi
   mkdir -p $run_dir
+  echo "$precision" >$run_dir/precision
   # The ranks cannot see where the output ends up.
   local code=0 progress=log
   [ ! -t 1 ] || progress=terminal
   launch $programs/vitrail-train --preset fmnist --data $data/train --run-dir $run_dir --expert-parallel $ranks \
-    --threads 1 --progress $progress --resume | tee -a $run_dir/train.log || code=${PIPESTATUS[0]}
+    --threads 1 --precision "$precision" --progress $progress --resume | tee -a $run_dir/train.log || code=${PIPESTATUS[0]}
   # On a terminal progress is one line redrawn: in the log it becomes lines.
   sed -i 's/\r/\n/g' $run_dir/train.log
   [ "$code" != 85 ] || printf 'stopped in time and saved: run jobs/quickstart.sh again to go on\n' >&2

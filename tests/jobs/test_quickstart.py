@@ -5,6 +5,7 @@ The real thing (build, training, accuracy) is run by hand and by the tests of th
 
 import os
 import pty
+import shutil
 import subprocess
 import unittest
 from pathlib import Path
@@ -87,6 +88,36 @@ class Quickstart(Scratch):
         self.assertEqual(done.returncode, 0, done.stdout)
         self.assertTrue(self.calls("vitrail-train")[0].endswith("--resume"))
         self.assertIn("going on from the last checkpoint", done.stdout)
+
+    def precision_of_training(self):
+        words = self.calls("vitrail-train")[0].split()
+        return words[words.index("--precision") + 1]
+
+    def test_products_are_in_what_the_processor_multiplies_or_as_asked(self):
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+        best = "bf16" if flags & {"avx512_bf16", "amx_bf16"} else "f32"
+        for asked, expected in (([], best), (["--precision", "f32"], "f32"), (["--precision", "bf16"], "bf16")):
+            done = self.quickstart(*asked)
+            self.assertEqual(done.returncode, 0, done.stdout)
+            self.assertEqual(self.precision_of_training(), expected)
+            self.assertIn(f"products in {expected}", done.stdout)
+            self.forget_calls()
+            shutil.rmtree(self.root / "runs/quickstart")
+        for wrong in (["--precision"], ["--precision", "f16"]):
+            self.assertEqual(self.quickstart(*wrong).returncode, 2)
+
+    def test_a_run_that_goes_on_keeps_its_precision(self):
+        run = self.root / "runs/quickstart"
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "checkpoints/latest").touch()
+        self.assertEqual(self.quickstart("--precision", "bf16").returncode, 0)
+        self.assertEqual(self.precision_of_training(), "f32")  # a run from before there was a choice
+        for precision in ("f32", "bf16"):
+            (run / "precision").write_text(precision + "\n")
+            (run / "summary.json").unlink()
+            self.forget_calls()
+            self.assertEqual(self.quickstart().returncode, 0)
+            self.assertEqual(self.precision_of_training(), precision)
 
     def test_an_interrupted_packing_is_not_taken_for_data(self):
         self.program("pack", 'mkdir -p "$(option_value --output "$@")"; exit 3')
