@@ -192,7 +192,28 @@ struct FloatBlock {
   float* c;
   std::int64_t c_stride;
   bool add;
+  const Epilogue* stored = nullptr;  // Finish::store of f32 at the first column: c goes there, and is not written
 };
+
+/// Finishes and writes a tile of sums, from row i on.
+template <int kRows, int kVectors>
+HWY_INLINE void store_tile(const Epilogue& e, std::int64_t i, const Vector (&sums)[kRows][kVectors]) {
+  const std::int64_t step = lanes();
+  float* y = static_cast<float*>(e.y) + i * e.y_stride;
+  const float* residual = e.residual != nullptr ? e.residual + i * e.stride : nullptr;
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      Vector x = sums[r][v];
+      if (e.bias != nullptr) x = hn::Add(x, load(e.bias + v * step));
+      if (residual != nullptr) x = hn::Add(x, load(residual + v * step));
+      store(x, y + v * step);
+    }
+    y += e.y_stride;
+    if (residual != nullptr) residual += e.stride;
+  }
+}
 
 template <int kRows, int kVectors, bool kByColumns>
 HWY_INLINE void tile(const FloatBlock& g, std::int64_t i, Ahead& ahead) {
@@ -236,6 +257,7 @@ HWY_INLINE void tile(const FloatBlock& g, std::int64_t i, Ahead& ahead) {
     }
     if (ends_strip) a += to_next_strip;
   }
+  if (!kByColumns && g.stored != nullptr) return store_tile<kRows, kVectors>(*g.stored, i, sums);
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
@@ -431,6 +453,7 @@ struct PanelBlock {
   std::int64_t width;
   float* sums;
   bool add;
+  const Epilogue* stored;  // of multiply_floats
 };
 void multiply_block(Way way, const PanelBlock& p, Ahead& ahead) {
   const std::int64_t panel = PanelColumns(way);
@@ -450,8 +473,24 @@ void multiply_block(Way way, const PanelBlock& p, Ahead& ahead) {
     return (way == Way::bf16_tiles ? multiply_tiles : multiply_pairs)(g);
   }
   multiply_floats<false>({p.rows, p.terms, static_cast<const float*>(p.a.data), p.a.row_step(), p.a.strip_step(),
-                          reinterpret_cast<const float*>(p.b), panel, p.sums, panel, p.add},
+                          reinterpret_cast<const float*>(p.b), panel, p.sums, panel, p.add, p.stored},
                          p.width, ahead);
+}
+
+/// Whether multiply_floats writes the results of whole vectors itself.
+bool stores_itself(const PanelProduct& p, std::int64_t columns) {
+  const Epilogue& e = p.epilogue;
+  return p.last && !is_bf16(p.way) && e.finish == Finish::store && e.dtype == Dtype::f32 && e.strip_rows == 0 &&
+         columns % lanes() == 0;
+}
+/// From column `column` on.
+Epilogue stored_from(const Epilogue& e, std::int64_t column) {
+  const auto at = [&](auto* floats) { return floats != nullptr ? floats + column : nullptr; };
+  Epilogue there = e;
+  there.bias = at(e.bias);
+  there.residual = at(e.residual);
+  there.y = at(static_cast<float*>(e.y));
+  return there;
 }
 
 void MultiplyPanels(const PanelProduct& p) {
@@ -467,15 +506,16 @@ void MultiplyPanels(const PanelProduct& p) {
     const std::int64_t width = width_of(p.way, columns);
     Ahead ahead(p.later);
     if (p.last) add_memory_of_finish(p.epilogue, p.rows, p.first_column + j, columns, ahead);
+    const bool stores = stores_itself(p, columns);
+    const Epilogue stored = stores ? stored_from(p.epilogue, p.first_column + j) : Epilogue();
     for (std::int64_t l = 0; l == 0 || l < k; l += block) {
+      const std::int64_t terms = std::min(block, k - l);
       multiply_block(p.way,
-                     {rows.at(0, l), packed + l * panel * (bf16 ? 2 : 4), std::min(block, k - l), p.rows, width, sums,
-                      !p.first || l > 0},
+                     {rows.at(0, l), packed + l * panel * (bf16 ? 2 : 4), terms, p.rows, width, sums, !p.first || l > 0,
+                      stores && l + terms >= k ? &stored : nullptr},
                      ahead);
     }
-    if (p.last) {
-      finish(p.way, p.epilogue, sums, panel, p.rows, p.first_column + j, columns);
-    }
+    if (p.last && !stores) finish(p.way, p.epilogue, sums, panel, p.rows, p.first_column + j, columns);
     packed += PanelBytes(p.way, p.k);
     sums += aligned_floats(p.rows * panel);
   }
