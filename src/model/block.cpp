@@ -135,11 +135,10 @@ void attention_half_backward(Ops& ops, const ModelConfig& c, const BlockParams& 
 /// u = x w1 + b1 once more.
 void hidden_layer_again(Ops& ops, const ModelConfig& c, const BlockParams& params, BlockActivations& block) {
   const bool moe = c.is_moe(block.index);
-  ops.linear_forward({.x = moe ? ConstTensor(block.moe.expert_x) : dense(ConstTensor(block.norm1.y)),
-                      .w = params.mlp0.w,
-                      .b = params.mlp0.b,
-                      .residual = {},
-                      .y = moe ? block.moe.expert_u : block.u});
+  ops.mlp_forward({.x = moe ? ConstTensor(block.moe.expert_x) : dense(ConstTensor(block.norm1.y)),
+                   .w1 = params.mlp0.w,
+                   .b1 = params.mlp0.b,
+                   .u = moe ? block.moe.expert_u : block.u});
 }
 
 /// What blocks share, as the forward pass of this block left it: computed again, unless no block came after it.

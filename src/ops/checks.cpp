@@ -103,11 +103,12 @@ void MlpForward::check() const {
   c.stored("x", x, "leaves E rows D");
   c.stored("w1", w1, "E D F");
   c.real("b1", b1, "E F");
+  c.stored("u", u, "leaves E rows F");
+  if (!y) return;
   c.stored("w2", w2, "E F D");
   c.real("b2", b2, "E D");
   c.optional("hidden_mask", hidden_mask, "leaves E rows F");
   c.optional("residual", residual, "leaves E rows D");
-  c.stored("u", u, "leaves E rows F");
   c.stored("h", h, "leaves E rows F");
   c.stored("y", y, "leaves E rows D");
 }

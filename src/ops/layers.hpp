@@ -99,18 +99,19 @@ struct LinearBackward {
 };
 
 /// u = x w1 + b1; h = gelu(u) * hidden_mask; y = h w2 + b2 + residual. GELU in its tanh form. E as in LinearForward. In
-/// which order the elements of u stand is the back end's matter. [V-MoE]
+/// which order the elements of u stand is the back end's matter. Without y, u alone is made, the same bits (but by cuda
+/// in bf16), and w2, b2 and h may be left out. [V-MoE]
 struct MlpForward {
   ConstTensor x;                 // stored [leaves E rows D]
   ConstTensor w1;                // stored [E D F]
   ConstTensor b1;                // real [E F]
-  ConstTensor w2;                // stored [E F D]
-  ConstTensor b2;                // real [E D]
+  ConstTensor w2 = {};           // stored [E F D]
+  ConstTensor b2 = {};           // real [E D]
   ConstTensor hidden_mask = {};  // real [leaves E rows F] [optional]: of a dropout; left out it counts as 1
-  ConstTensor residual;          // real [leaves E rows D] [optional]; may be y itself
+  ConstTensor residual = {};     // real [leaves E rows D] [optional]; may be y itself
   Tensor u;                      // stored [leaves E rows F]; kept for the backward pass
-  Tensor h;                      // stored [leaves E rows F]; scratch
-  Tensor y;                      // stored [leaves E rows D]
+  Tensor h = {};                 // stored [leaves E rows F]; scratch
+  Tensor y = {};                 // stored [leaves E rows D] [optional]
   void check() const;
 };
 /// [derived]; h is computed again from u.

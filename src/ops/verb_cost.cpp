@@ -50,6 +50,7 @@ VerbCost cost_of(const LinearBackward& a) {
 }
 
 VerbCost cost_of(const MlpForward& a) {
+  if (!a.y) return {product(a.x, last(a.w1)), bytes(a.x, a.w1, a.b1, a.u)};
   return {2 * product(a.x, last(a.w1)),
           bytes(a.x, a.w1, a.b1, a.w2, a.b2, a.hidden_mask, a.residual, a.y) + bytes(a.u) + 2 * bytes(a.h)};
 }

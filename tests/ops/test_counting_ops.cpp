@@ -153,6 +153,7 @@ TEST(VerbCost, OfAnMlpIsThatOfItsTwoLayers) {
               .x = narrow, .w1 = w1, .b1 = b1, .w2 = w2, .b2 = b2, .residual = {}, .u = wide, .h = wide, .y = narrow})
           .flops,
       2 * layer);
+  EXPECT_EQ(cost_of(MlpForward{.x = narrow, .w1 = w1, .b1 = b1, .u = wide}).flops, layer);
   EXPECT_EQ(cost_of(MlpBackward{.dy = narrow,
                                 .x = narrow,
                                 .u = wide,

@@ -99,6 +99,17 @@ void forward_in_turn(const MlpForward& a, const Sizes& s, Way way, int threads, 
   multiply({&second, 1}, threads, workspace);
 }
 
+/// u alone.
+void hidden_alone(const MlpForward& a, const Sizes& s, Way way, int threads, Workspace& workspace) {
+  Epilogue epilogue = into_hidden(a, s, a.u.data, s.hidden);
+  epilogue.finish = Finish::store;
+  epilogue.u = nullptr;
+  epilogue.mask = nullptr;
+  const RowProducts product =
+      product_of(s, way, s.width, s.hidden, matrix(a.x, s.width), matrix(a.w1, s.hidden), epilogue);
+  multiply({&product, 1}, threads, workspace);
+}
+
 void backward_in_turn(const MlpBackward& a, const Sizes& s, Way way, int threads, Workspace& workspace) {
   const RowProducts hidden = product_of(s, way, s.width, s.hidden, matrix(a.dy, s.width), transposed(a.w2, s.width),
                                         into_hidden_gradient(a, s, a.h.data, a.du.data, s.hidden));
@@ -267,6 +278,7 @@ void backward_at_once(const MlpBackward& a, const Sizes& s, Way way, int threads
 
 void CpuOps::run(const MlpForward& a) {
   const Sizes s = sizes_of(a);
+  if (!a.y) return hidden_alone(a, s, gemm_.way(), threads_, workspace_);
   (s.is_small() ? forward_at_once : forward_in_turn)(a, s, gemm_.way(), threads_, workspace_);
 }
 

@@ -98,8 +98,10 @@ template <class T>
 void mlp_forward(const MlpForward& a) {
   const Blocks up{a.x.shape[0], a.x.shape[1], a.x.shape[2], a.x.shape[3], a.u.shape[3]};
   const Blocks down{up.leaves, up.experts, up.rows, up.out, up.in};
-  T *u = a.u.as<T>(), *h = a.h.as<T>();
+  T* const u = a.u.as<T>();
   blocks_forward<T>(up, a.x.as<T>(), a.w1.as<T>(), a.b1.as<T>(), nullptr, u);
+  if (!a.y) return;
+  T* const h = a.h.as<T>();
   for (std::int64_t i = 0; i < a.u.elements(); ++i) h[i] = gelu(u[i]) * mask_at<T>(a.hidden_mask, i);
   blocks_forward<T>(down, h, a.w2.as<T>(), a.b2.as<T>(), data_or_null<T>(a.residual), a.y.as<T>());
 }
