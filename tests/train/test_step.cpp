@@ -119,10 +119,10 @@ TEST(Step, IsTheSameBitsWhenBlocksComputeAgainWhatTheyDidNotKeep) {
     int steps;
   };
   // The wider one: hidden layers that the cpu back end stores in strips.
-  for (const auto& [precision, mlp_width, steps] : {Case{Precision::f32, 32, 3}, Case{Precision::bf16, 32, 3},
-                                                    Case{Precision::f32, 4160, 1}, Case{Precision::bf16, 4160, 1}}) {
+  for (const auto& of : {Case{Precision::f32, 32, 3}, Case{Precision::bf16, 32, 3}, Case{Precision::f32, 4160, 1},
+                         Case{Precision::bf16, 4160, 1}}) {
     RunConfig config = small_run_config();
-    config.model.mlp_width = mlp_width;
+    config.model.mlp_width = of.mlp_width;
     config.model.blocks = 5;
     config.moe = "1,2,4";
     config.model.dropout = config.model.expert_dropout = 0.1;
@@ -130,9 +130,9 @@ TEST(Step, IsTheSameBitsWhenBlocksComputeAgainWhatTheyDidNotKeep) {
     std::vector<std::vector<double>> values, losses;
     for (const std::string& recompute : recompute_names()) {
       config.recompute = recompute;
-      SmallRun run(resolved(config), 1, make_cpu_device(), [&](Device&) { return make_cpu_ops(2, precision); });
+      SmallRun run(resolved(config), 1, make_cpu_device(), [&](Device&) { return make_cpu_ops(2, of.precision); });
       losses.emplace_back();
-      for (int step = 0; step < steps; ++step) {
+      for (int step = 0; step < of.steps; ++step) {
         const StepReport report = run.step();
         const Metrics& m = report.metrics;
         for (const double x : {m.main_loss, m.total_loss(), m.drop_rate(), m.load_imbalance(), report.gradient_norm})
@@ -143,7 +143,7 @@ TEST(Step, IsTheSameBitsWhenBlocksComputeAgainWhatTheyDidNotKeep) {
     for (std::size_t i = 1; i < values.size(); ++i) {
       EXPECT_EQ(losses[i], losses[0]) << recompute_names()[i];
       EXPECT_TRUE(values[i] == values[0])
-          << recompute_names()[i] << (precision == Precision::bf16 ? ", bf16 products" : "") << ", " << mlp_width;
+          << recompute_names()[i] << (of.precision == Precision::bf16 ? ", bf16 products" : "") << ", " << of.mlp_width;
     }
   }
 }
