@@ -378,7 +378,8 @@ void finish(const Epilogue& e, const float* sums, std::int64_t sums_stride, std:
         break;
       case Finish::gelu:
         for_vectors(n, [&](std::int64_t i, std::int64_t count) {
-          const Vector x = hn::Add(load(s + i), load(bias + i, count));
+          Vector x = load(s + i);
+          if (bias != nullptr) x = hn::Add(x, load(bias + i, count));
           first.put(x, i, count);
           Vector value = gelu(x);
           if (mask != nullptr) value = hn::Mul(value, load(mask + i, count));
