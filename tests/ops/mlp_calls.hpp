@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "ops/cpu/bf16_blocks.hpp"
 #include "ops/ops.hpp"
 #include "tests/ops/leaf_parts.hpp"
 
@@ -13,6 +14,10 @@ namespace vitrail::testing {
 struct MlpSizes {
   std::int64_t leaves, experts, rows, width, hidden;
 };
+/// Whether u stands in rows on every back end: the cpu back end stores those of large weights in strips.
+inline bool has_rows_of_u(std::int64_t width, std::int64_t hidden) {
+  return width * hidden <= 1 << 16 || hidden % cpu::kStrip != 0;
+}
 struct MlpInputs {
   OwnedTensor x, dy, w1, b1, w2, b2, hidden_mask;
   /// Leaves and experts from a first one.

@@ -84,6 +84,10 @@ TEST_P(CpuBits, OfAHiddenLayerAreTheSameWithoutTheRest) {
     OwnedTensor u(stored, in.hidden_mask.shape());
     ops->mlp_forward({.x = in.x, .w1 = in.w1, .b1 = in.b1, .u = u});
     EXPECT_TRUE(same_bits(run_mlp(*ops, in).u, u)) << "kept in " << name_of(stored);
+    if (!has_rows_of_u(sizes.width, sizes.hidden)) continue;
+    OwnedTensor linear(stored, in.hidden_mask.shape());
+    ops->linear_forward({.x = in.x, .w = in.w1, .b = in.b1, .residual = {}, .y = linear});
+    EXPECT_TRUE(same_bits(linear, u)) << "of a linear layer, kept in " << name_of(stored);
   }
 }
 

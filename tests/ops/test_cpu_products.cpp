@@ -198,9 +198,7 @@ template <class T>
 std::vector<T> in_strips(const std::vector<T>& from, std::int64_t rows, std::int64_t columns) {
   std::vector<T> to(from.size());
   for (std::int64_t i = 0; i < static_cast<std::int64_t>(from.size()); ++i) {
-    const std::int64_t column = i % columns;
-    const std::int64_t first = column / kStrip * kStrip;
-    to[static_cast<std::size_t>(offset_of(i / columns, first, columns, rows) + column - first)] =
+    to[static_cast<std::size_t>(offset_of(i / columns, i % columns, columns, rows))] =
         from[static_cast<std::size_t>(i)];
   }
   return to;

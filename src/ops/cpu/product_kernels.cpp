@@ -347,11 +347,9 @@ void finish(const Epilogue& e, const float* sums, std::int64_t sums_stride, std:
   const auto at = [&](auto* base, std::int64_t row, std::int64_t stride) {
     return base != nullptr ? base + row * stride + column : nullptr;
   };
+  const std::int64_t first_stored = offset_of(0, column, 0, e.strip_rows);
   const auto stored = [&](void* base, std::int64_t row, std::int64_t stride) -> T* {
-    if (e.strip_rows == 0) return at(static_cast<T*>(base), row, stride);
-    const std::int64_t in_strip = column % kStrip;
-    return base != nullptr ? static_cast<T*>(base) + (column - in_strip) * e.strip_rows + row * kStrip + in_strip
-                           : nullptr;
+    return base != nullptr ? static_cast<T*>(base) + first_stored + row * row_step_of(stride, e.strip_rows) : nullptr;
   };
   const float* const bias = e.bias != nullptr ? e.bias + column : nullptr;
   for (std::int64_t row = 0; row < rows; ++row) {
@@ -414,21 +412,15 @@ void finish(Way way, const Epilogue& e, const float* sums, std::int64_t sums_str
 /// What finish will read and write.
 void add_memory_of_finish(const Epilogue& e, std::int64_t rows, std::int64_t column, std::int64_t n, Ahead& ahead) {
   const std::int64_t bytes = size_of(e.dtype);
-  const auto add = [&](const void* base, std::int64_t stride, std::int64_t element) {
+  const auto add = [&](const void* base, std::int64_t first, std::int64_t stride, std::int64_t element) {
     if (base != nullptr)
-      ahead.add(static_cast<const char*>(base) + column * element, stride * element, n * element, rows);
+      ahead.add(static_cast<const char*>(base) + first * element, stride * element, n * element, rows);
   };
-  const auto add_stored = [&](const void* base, std::int64_t stride) {
-    if (e.strip_rows == 0) return add(base, stride, bytes);
-    if (base == nullptr) return;
-    const std::int64_t in_strip = column % kStrip;
-    ahead.add(static_cast<const char*>(base) + ((column - in_strip) * e.strip_rows + in_strip) * bytes, kStrip * bytes,
-              n * bytes, rows);
-  };
-  add_stored(e.u, e.stride);
-  add_stored(e.y, e.y_stride);
-  add_stored(e.h, e.h_stride);
-  add(e.residual, e.stride, 4);
+  const std::int64_t first_stored = offset_of(0, column, 0, e.strip_rows);
+  add(e.u, first_stored, row_step_of(e.stride, e.strip_rows), bytes);
+  add(e.y, first_stored, row_step_of(e.y_stride, e.strip_rows), bytes);
+  add(e.h, first_stored, row_step_of(e.h_stride, e.strip_rows), bytes);
+  add(e.residual, column, e.stride, 4);
 }
 
 std::int64_t MostTerms(Way way) { return is_bf16(way) ? 2 * kBlockOfBf16 : kBlockOfFloats; }

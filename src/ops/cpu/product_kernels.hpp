@@ -19,11 +19,16 @@ enum class Way : std::uint8_t {
   bf16_tiles,      ///< by those of AMX
 };
 
-/// Where element (row, column) stands, `column` a multiple of kStrip. Of rows that are `stride` elements wide,
+/// Where element (row, column) stands. Of rows that are `stride` elements wide,
 /// strip_rows to a block; or not in strips (0).
 constexpr std::int64_t offset_of(std::int64_t row, std::int64_t column, std::int64_t stride, std::int64_t strip_rows) {
   if (strip_rows == 0) return row * stride + column;
-  return row / strip_rows * strip_rows * stride + column * strip_rows + row % strip_rows * kStrip;
+  return row / strip_rows * strip_rows * stride + column / kStrip * kStrip * strip_rows + row % strip_rows * kStrip +
+         column % kStrip;
+}
+/// From one row to the next, within a strip if there are any.
+constexpr std::int64_t row_step_of(std::int64_t stride, std::int64_t strip_rows) {
+  return strip_rows == 0 ? stride : kStrip;
 }
 
 /// A row-major matrix operand, f32 or bf16: `stride` elements from one stored row to the next; `transposed` if the
@@ -36,14 +41,14 @@ struct Matrix {
   bool transposed = false;
   std::int64_t strip_rows = 0;
 
-  /// From an element of what is stored on; in strips, `column` is a multiple of kStrip.
+  /// From an element of what is stored on; in strips, `column` begins one.
   [[nodiscard]] Matrix at(std::int64_t row, std::int64_t column) const {
     Matrix there = *this;
     there.data = static_cast<const char*>(data) + offset_of(row, column, stride, strip_rows) * size_of(dtype);
     return there;
   }
   /// From one stored row to the next, and from one strip to the next (strips of a matrix that is in none touch).
-  [[nodiscard]] std::int64_t row_step() const { return strip_rows == 0 ? stride : kStrip; }
+  [[nodiscard]] std::int64_t row_step() const { return row_step_of(stride, strip_rows); }
   [[nodiscard]] std::int64_t strip_step() const { return strip_rows == 0 ? kStrip : kStrip * strip_rows; }
 };
 
