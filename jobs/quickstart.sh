@@ -6,8 +6,9 @@
 #
 #   jobs/quickstart.sh                       all of it
 #   jobs/quickstart.sh --no-install          without apt: the packages are there, or come from Spack or modules
-#   jobs/quickstart.sh --precision f32|bf16  of matrix products in training. Left out: bf16 where the processor multiplies
-#                                            it (AVX512_BF16, AMX), else f32; a run that goes on keeps its own
+#   jobs/quickstart.sh --precision f32|bf16  of matrix products in training. Left out: bf16 where the processor
+#                                            multiplies it (AVX512_BF16, AMX), else f32; a run that goes on
+#                                            keeps its own
 #
 # Writes build/release, data/fashion-mnist and runs/quickstart; remove one of them to have it made anew.
 # Exit codes: 0 done, 2 cannot be done here, else that of the program that failed (README.md).
@@ -85,7 +86,8 @@ launch() { mpirun -np $ranks --oversubscribe --bind-to none "$@" </dev/null; }
 # That of the run that is there, the one that was asked for, or what this processor is best at.
 choose_precision() {
   if [ -e $run_dir/checkpoints/latest ]; then
-    precision=$(cat $run_dir/precision 2>/dev/null || echo f32)
+    precision=$({ sed -n 's/^ *"precision": "\(.*\)",*$/\1/p' $run_dir/jobs/*.json 2>/dev/null || true; } | tail -n 1)
+    precision=${precision:-f32}
   elif [ -z "$precision" ]; then
     precision=f32
     ! grep -qwE 'avx512_bf16|amx_bf16' /proc/cpuinfo || precision=bf16
@@ -104,7 +106,6 @@ train() {
     say "train: preset fmnist on $ranks ranks, the experts spread over both, products in $precision"
   fi
   mkdir -p $run_dir
-  echo "$precision" >$run_dir/precision
   # The ranks cannot see where the output ends up.
   local code=0 progress=log
   [ ! -t 1 ] || progress=terminal

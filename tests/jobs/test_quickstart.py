@@ -113,7 +113,8 @@ class Quickstart(Scratch):
         self.assertEqual(self.quickstart("--precision", "bf16").returncode, 0)
         self.assertEqual(self.precision_of_training(), "f32")  # a run from before there was a choice
         for precision in ("f32", "bf16"):
-            (run / "precision").write_text(precision + "\n")
+            (run / "jobs").mkdir(exist_ok=True)
+            (run / "jobs/0001.json").write_text(f'{{\n  "settings": {{\n    "precision": "{precision}",\n  }}\n}}\n')
             (run / "summary.json").unlink()
             self.forget_calls()
             self.assertEqual(self.quickstart().returncode, 0)
