@@ -60,34 +60,94 @@ HWY_INLINE void transpose_strip(const float* from, std::int64_t stride, float* t
   store(columns.c, to + 2 * to_stride);
   store(columns.d, to + 3 * to_stride);
 }
+
+/// Four vectors as four by four blocks of four lanes become the transpose of that.
+template <class D, class V>
+HWY_INLINE Four<V> transpose_of_blocks(D d, const Four<V>& x) {
+  const V low_ac = hn::ConcatLowerLower(d, x.c, x.a);
+  const V low_bd = hn::ConcatLowerLower(d, x.d, x.b);
+  const V high_ac = hn::ConcatUpperUpper(d, x.c, x.a);
+  const V high_bd = hn::ConcatUpperUpper(d, x.d, x.b);
+  return {hn::OddEvenBlocks(hn::SwapAdjacentBlocks(low_bd), low_ac),
+          hn::OddEvenBlocks(low_bd, hn::SwapAdjacentBlocks(low_ac)),
+          hn::OddEvenBlocks(hn::SwapAdjacentBlocks(high_bd), high_ac),
+          hn::OddEvenBlocks(high_bd, hn::SwapAdjacentBlocks(high_ac))};
+}
+
+/// to[c * to_stride + r] = from[r * stride + c] for sixteen rows and columns, with sixteen lanes. Every row is read
+/// once: where rows lie a multiple of 4096 bytes apart, the first cache has no room for sixteen of them.
+HWY_INLINE void transpose_square(const float* from, std::int64_t stride, float* to, std::int64_t to_stride) {
+  const Floats d;
+  const auto four_rows = [&](std::int64_t r) {
+    const float* const row = from + r * stride;
+    return transpose_blocks(
+        d, Four<Vector>{load(row), load(row + stride), load(row + 2 * stride), load(row + 3 * stride)});
+  };
+  const Four<Vector> a = four_rows(0), b = four_rows(4), c = four_rows(8), e = four_rows(12);
+  const auto put = [&](std::int64_t column, const Four<Vector>& x) {
+    const Four<Vector> columns = transpose_of_blocks(d, x);
+    store(columns.a, to + column * to_stride);
+    store(columns.b, to + (column + 4) * to_stride);
+    store(columns.c, to + (column + 8) * to_stride);
+    store(columns.d, to + (column + 12) * to_stride);
+  };
+  put(0, {a.a, b.a, c.a, e.a});
+  put(1, {a.b, b.b, c.b, e.b});
+  put(2, {a.c, b.c, c.c, e.c});
+  put(3, {a.d, b.d, c.d, e.d});
+}
+
+/// to[c * to_stride + r] = from[r * stride + c] for as many rows as there are lanes and `fours` columns, a multiple
+/// of 4.
+HWY_INLINE void transpose_columns(const float* from, std::int64_t stride, std::int64_t fours, float* to,
+                                  std::int64_t to_stride) {
+  std::int64_t sixteens = 0;
+  if constexpr (kMostLanes == 16) {
+    if (lanes() == 16) sixteens = fours / 16 * 16;
+    for (std::int64_t c = 0; c < sixteens; c += 16) transpose_square(from + c, stride, to + c * to_stride, to_stride);
+  }
+  for (std::int64_t c = sixteens; c < fours; c += 4) transpose_strip(from + c, stride, to + c * to_stride, to_stride);
+}
 #else
-HWY_INLINE void transpose_strip(const float* from, std::int64_t, float* to, std::int64_t to_stride) {
-  for (std::int64_t c = 0; c < 4; ++c) to[c * to_stride] = from[c];
+HWY_INLINE void transpose_columns(const float* from, std::int64_t, std::int64_t fours, float* to,
+                                  std::int64_t to_stride) {
+  for (std::int64_t c = 0; c < fours; ++c) to[c * to_stride] = from[c];
 }
 #endif
 
-HWY_INLINE float as_float(float x) { return x; }
-HWY_INLINE float as_float(Bf16 x) { return to_float(x); }
-
 /// to[c * to_stride + r] = from[r * stride + c], r < rows, c < columns; zeros for rows <= r < padded, a multiple of the
-/// number of lanes. T: float or Bf16.
-template <class T>
-void transpose(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t columns, float* to,
-               std::int64_t to_stride, std::int64_t padded) {
+/// number of lanes.
+HWY_INLINE void transpose(const float* from, std::int64_t stride, std::int64_t rows, std::int64_t columns, float* to,
+                          std::int64_t to_stride, std::int64_t padded) {
   const std::int64_t step = lanes();
-  const std::int64_t whole = std::is_same_v<T, float> ? rows / step * step : 0;  // rows that fill vectors
-  if constexpr (std::is_same_v<T, float>) {
-    for (std::int64_t r = 0; r < whole; r += step) {
-      const std::int64_t fours = columns / 4 * 4;
-      for (std::int64_t c = 0; c < fours; c += 4)
-        transpose_strip(from + r * stride + c, stride, to + c * to_stride + r, to_stride);
-      for (std::int64_t c = fours; c < columns; ++c) {
-        for (std::int64_t i = r; i < r + step; ++i) to[c * to_stride + i] = from[i * stride + c];
-      }
+  const std::int64_t whole = rows / step * step;  // rows that fill vectors
+  for (std::int64_t r = 0; r < whole; r += step) {
+    const std::int64_t fours = columns / 4 * 4;
+    transpose_columns(from + r * stride, stride, fours, to + r, to_stride);
+    for (std::int64_t c = fours; c < columns; ++c) {
+      for (std::int64_t i = r; i < r + step; ++i) to[c * to_stride + i] = from[i * stride + c];
     }
   }
   for (std::int64_t r = whole; r < padded; ++r) {
-    for (std::int64_t c = 0; c < columns; ++c) to[c * to_stride + r] = r < rows ? as_float(from[r * stride + c]) : 0.0F;
+    for (std::int64_t c = 0; c < columns; ++c) to[c * to_stride + r] = r < rows ? from[r * stride + c] : 0.0F;
+  }
+}
+/// The same of bf16, a block at a time.
+HWY_INLINE void transpose(const Bf16* from, std::int64_t stride, std::int64_t rows, std::int64_t columns, float* to,
+                          std::int64_t to_stride, std::int64_t padded) {
+  constexpr std::int64_t kRows = 16, kColumns = 64;
+  HWY_ALIGN float block[kRows * kColumns];
+  for (std::int64_t r = 0; r < padded; r += kRows) {
+    const std::int64_t height = std::clamp<std::int64_t>(rows - r, 0, kRows);
+    for (std::int64_t c = 0; c < columns; c += kColumns) {
+      const std::int64_t width = std::min(kColumns, columns - c);
+      for (std::int64_t i = 0; i < height; ++i) {
+        for_vectors(width, [&](std::int64_t j, std::int64_t count) {
+          store(load(from + (r + i) * stride + c + j, count), block + i * kColumns + j, count);
+        });
+      }
+      transpose(block, kColumns, height, width, to + c * to_stride + r, to_stride, std::min(kRows, padded - r));
+    }
   }
 }
 
