@@ -91,11 +91,12 @@ TEST_P(CpuBits, OfAHiddenLayerAreTheSameWithoutTheRest) {
   }
 }
 
-// The last two: weights that are cut in tiles, operands that are copied.
+// The last three: weights that are cut in tiles, operands that are copied; of the last, that is transposed in slices
+// that are not all as wide.
 INSTANTIATE_TEST_SUITE_P(Shapes, CpuBits,
                          ::testing::Combine(::testing::Values(BlockSizes{7, 5, 9}, BlockSizes{432, 64, 256},
                                                               BlockSizes{1100, 16, 33}, BlockSizes{70, 512, 528},
-                                                              BlockSizes{130, 256, 512}),
+                                                              BlockSizes{130, 256, 512}, BlockSizes{1100, 128, 576}),
                                             ::testing::ValuesIn(kPrecisions)));
 
 TEST(CpuBits, OfALayernormAndTheEmbeddingOfALeafDoNotDependOnTheOtherLeaves) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -62,6 +63,22 @@ class Stored {
   bool transposed_;
   std::vector<float> floats_;
   std::vector<Bf16> halves_;
+};
+
+/// Zeros that begin where a cache line does.
+class AlignedFloats {
+ public:
+  explicit AlignedFloats(std::int64_t n) : n_(n), all_(static_cast<std::size_t>(n + 16)) {}
+  float* data() {
+    void* first = all_.data();
+    std::size_t bytes = all_.size() * sizeof(float);
+    return static_cast<float*>(std::align(64, static_cast<std::size_t>(n_) * sizeof(float), first, bytes));
+  }
+  std::vector<float> values() { return {data(), data() + n_}; }
+
+ private:
+  std::int64_t n_;
+  std::vector<float> all_;
 };
 
 struct Size {
@@ -157,6 +174,28 @@ TEST_P(CpuProducts, OfColumns) {
   }
 }
 
+// Ends of squares, of rows and of columns; more columns than a strip has.
+TEST_P(CpuProducts, TransposeAsTheWayTakesNumbers) {
+  if (way != Way::f32 && way != Way::f32_of_rounded) GTEST_SKIP() << "bf16 is packed as pairs";
+  for (const auto [k, m] : {std::array<std::int64_t, 2>{1, 1}, {16, 16}, {37, 21}, {64, 130}, {5, 64}, {48, 7}}) {
+    SCOPED_TRACE(testing::Message() << k << " x " << m);
+    const Stored from(k, m, dtype, false, 9);
+    const std::int64_t stride = k + 3;
+    std::vector<float> to(static_cast<std::size_t>(m * stride), kNothing);
+    transpose_floats(way, from.matrix(), k, m, to.data(), stride);
+    for (std::int64_t i = 0; i < m; ++i) {
+      for (std::int64_t l = 0; l < stride; ++l) {
+        const auto value = static_cast<double>(to[static_cast<std::size_t>(i * stride + l)]);
+        if (l < k) {
+          EXPECT_EQ(value, from.at(way, l, i)) << i << ", " << l;
+        } else {
+          EXPECT_TRUE(std::isnan(value)) << "wrote past row " << i;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(CpuProducts, HaveTheSameBitsHoweverRowsAndColumnsAreCut) {
   const Size s{75, 200, 700};
   const Stored a(s.m, s.k, dtype, false, 5);
@@ -191,6 +230,35 @@ TEST_P(CpuProducts, HaveTheSameBitsHoweverRowsAndColumnsAreCut) {
   const std::vector<float> whole = multiply_in_cuts(s.m, (s.n + width - 1) / width);
   EXPECT_EQ(whole, multiply_in_cuts(32, 1));
   EXPECT_EQ(whole, multiply_in_cuts(7, 2));
+}
+
+// Where rows of results begin with whole vectors, and where they do not.
+TEST_P(CpuProducts, HaveTheSameBitsWrittenPastTheCaches) {
+  const Size s{23, 192, 700};
+  const Stored rows(s.m, s.k, dtype, false, 7), columns(s.k, s.m, dtype, false, 7), b(s.k, s.n, dtype, false, 8);
+  const std::int64_t packed = packed_floats(way, s.n, s.k);
+  const std::int64_t sums = panel_sums(way, s.m, s.n);
+  for (const std::int64_t stride : {s.n, s.n + 3}) {
+    const auto run = [&](bool stream, bool of_columns) {
+      AlignedFloats y(s.m * stride);
+      Epilogue epilogue = into_floats(y.data(), stride);
+      epilogue.stream = stream;
+      if (of_columns) {
+        multiply(ColumnProduct{way, s.m, s.n, s.k, columns.matrix(), b.matrix(), epilogue, nullptr,
+                               workspace.floats(column_product_scratch(way, s.m, s.n, s.k))});
+      } else {
+        float* const scratch = workspace.floats(packed + sums + panel_scratch(way, s.m, s.k));
+        pack_panels(way, s.k, b.matrix(), 0, s.n, scratch);
+        multiply(PanelProduct{way, s.m, s.k, rows.matrix(), scratch, 0, s.n, epilogue, scratch + packed,
+                              scratch + packed + sums});
+      }
+      return y.values();
+    };
+    for (const bool of_columns : {false, true}) {
+      SCOPED_TRACE(testing::Message() << "rows of " << stride << (of_columns ? ", of columns" : ""));
+      EXPECT_EQ(run(false, of_columns), run(true, of_columns));
+    }
+  }
 }
 
 /// The same elements, [blocks rows columns], in strips.
@@ -230,7 +298,8 @@ void expect_strips_change_no_bits(Way way, Workspace& workspace) {
   const std::int64_t sums = panel_sums(way, m, n);
   for (const Finish finish : {Finish::gelu, Finish::gelu_backward}) {
     SCOPED_TRACE(testing::Message() << "finish " << static_cast<int>(finish));
-    const auto run = [&](const std::vector<T>& from, const std::vector<T>& old_u, std::int64_t strip_rows) {
+    const auto run = [&](const std::vector<T>& from, const std::vector<T>& old_u, std::int64_t strip_rows,
+                         bool h_transposed = false) {
       float* const scratch = workspace.floats(packed + sums + panel_scratch(way, m, k));
       pack_panels(way, k, {b.data(), Dtype::f32, n}, 0, n, scratch);
       std::array<std::vector<T>, 3> out{old_u, std::vector<T>(u.size()), std::vector<T>(u.size())};
@@ -243,7 +312,9 @@ void expect_strips_change_no_bits(Way way, Workspace& workspace) {
       epilogue.u = out[0].data();
       epilogue.h = finish == Finish::gelu ? nullptr : out[1].data();
       epilogue.y = out[2].data();
-      epilogue.h_stride = epilogue.y_stride = n;
+      epilogue.y_stride = n;
+      epilogue.h_stride = h_transposed ? m : n;
+      epilogue.h_transposed = h_transposed;
       epilogue.strip_rows = strip_rows;
       const Matrix rows{from.data(), dtype, k, false, strip_rows};
       for (const std::int64_t i : {0, 30}) {
@@ -256,6 +327,15 @@ void expect_strips_change_no_bits(Way way, Workspace& workspace) {
     const std::array<std::vector<T>, 3> strips = run(a_strips, u_strips, m);
     for (std::size_t i = 0; i < plain.size(); ++i)
       EXPECT_EQ(std::memcmp(in_strips(plain[i], m, n).data(), strips[i].data(), plain[i].size() * sizeof(T)), 0) << i;
+    if constexpr (std::is_same_v<T, float>) {
+      if (finish == Finish::gelu) continue;
+      const std::array<std::vector<T>, 3> turned = run(a_strips, u_strips, m, true);
+      EXPECT_EQ(turned[2], strips[2]);
+      for (std::int64_t i = 0; i < 2 * m * n; ++i) {
+        const auto place = static_cast<std::size_t>(i / (m * n) * m * n + i % n * m + i / n % m);
+        ASSERT_EQ(turned[1][place], plain[1][static_cast<std::size_t>(i)]) << "element " << i << " of h";
+      }
+    }
   }
   const auto columns = [&](const std::vector<T>& x, const std::vector<T>& dy, std::int64_t strip_rows) {
     std::vector<float> out(static_cast<std::size_t>(k * n + n));

@@ -111,15 +111,21 @@ void hidden_alone(const MlpForward& a, const Sizes& s, Way way, int threads, Wor
 }
 
 void backward_in_turn(const MlpBackward& a, const Sizes& s, Way way, int threads, Workspace& workspace) {
-  const RowProducts hidden = product_of(s, way, s.width, s.hidden, matrix(a.dy, s.width), transposed(a.w2, s.width),
-                                        into_hidden_gradient(a, s, a.h.data, a.du.data, s.hidden));
+  RowProducts hidden = product_of(s, way, s.width, s.hidden, matrix(a.dy, s.width), transposed(a.w2, s.width),
+                                  into_hidden_gradient(a, s, a.h.data, a.du.data, s.hidden));
+  Matrix h = s.hidden_rows(a.h);
+  if (way == Way::f32 && a.h.dtype == Dtype::f32 && s.strip_rows() != 0) {  // it is for dw2 alone, which wants it so
+    h = transposed(a.h, s.rows);
+    hidden.epilogue.h_transposed = true;
+    hidden.epilogue.h_stride = s.rows;
+  }
   multiply({&hidden, 1}, threads, workspace);
   const RowProducts input =
       product_of(s, way, s.hidden, s.width, s.hidden_rows(a.du), transposed(a.w1, s.hidden), into_input_gradient(a, s));
   multiply({&input, 1}, threads, workspace);
   const WeightGradient first{matrix(a.x, s.width), s.hidden_rows(a.du), a.dw1.as<float>(), a.db1.as<float>()};
   weight_gradients({&first, 1}, {way, s.leaves, s.experts, s.rows, s.width, s.hidden}, threads, workspace);
-  const WeightGradient second{s.hidden_rows(a.h), matrix(a.dy, s.width), a.dw2.as<float>(), a.db2.as<float>()};
+  const WeightGradient second{h, matrix(a.dy, s.width), a.dw2.as<float>(), a.db2.as<float>()};
   weight_gradients({&second, 1}, {way, s.leaves, s.experts, s.rows, s.hidden, s.width}, threads, workspace);
 }
 

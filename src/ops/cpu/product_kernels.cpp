@@ -25,9 +25,8 @@ constexpr int kTileRows = 6;
 constexpr int kPanelVectors = HWY_ARCH_X86 && kMostLanes < 16 ? 2 : 4;
 
 // Lengths of a block of k. Longer than what keeps the block of a panel in the first cache: the sums, that are read and
-// written once a block, count more. Not so in f32 where a comes by columns, and is read from the first cache too.
+// written once a block, count more.
 constexpr std::int64_t kBlockOfFloats = 768;
-constexpr std::int64_t kColumnBlock = 128;
 constexpr std::int64_t kBlockOfBf16 = 512;
 constexpr std::int64_t kBf16Columns = 64;
 constexpr std::int64_t kBf16Terms = 32;  // k is padded to a multiple of it, that of a tile
@@ -39,6 +38,10 @@ bool is_bf16(Way way) { return way == Way::bf16_pairs || way == Way::bf16_tiles;
 std::int64_t PanelColumns(Way way) { return is_bf16(way) ? kBf16Columns : kPanelVectors * lanes(); }
 std::int64_t PanelBytes(Way way, std::int64_t k) {
   return is_bf16(way) ? round_up(k, kBf16Terms) * kBf16Columns * 2 : k * PanelColumns(way) * 4;
+}
+std::int64_t PackedFloats(Way way, std::int64_t n, std::int64_t k) {
+  const std::int64_t panel = PanelColumns(way);
+  return aligned_floats((n + panel - 1) / panel * PanelBytes(way, k) / 4);
 }
 /// Columns of a panel that are computed.
 std::int64_t width_of(Way way, std::int64_t columns) { return round_up(columns, is_bf16(way) ? 16 : lanes()); }
@@ -175,13 +178,29 @@ void PackPanels(Way way, std::int64_t k, const Matrix& b, std::int64_t first, st
              });
 }
 
+void TransposeFloats(Way way, const Matrix& b, std::int64_t k, std::int64_t m, float* to, std::int64_t stride) {
+  for_strips(b, m, [&](const auto* data, std::int64_t i, std::int64_t n) {
+    float* const rows = to + i * stride;
+    transpose(data, b.row_step(), k, n, rows, stride, k);
+    for (std::int64_t r = 0; way == Way::f32_of_rounded && r < n; ++r) {
+      float* const row = rows + r * stride;
+      for_vectors(k, [&](std::int64_t l, std::int64_t count) { store(rounded(load(row + l, count)), row + l, count); });
+    }
+  });
+}
+
+void SumColumns(const Matrix& b, std::int64_t k, std::int64_t n, float* sums, bool add) {
+  for_strips(b, n, [&](const auto* data, std::int64_t j, std::int64_t columns) {
+    (add ? add_column_sums : column_sums)(data, b.row_step(), k, columns, sums + j);
+  });
+}
+
 // --- f32 blocks ------------------------------------------------------------------------------------------------------
 
 constexpr std::int64_t kTermsOfFetch = 32;  // terms of a tile's sums under which a row is fetched
 static_assert(kStrip == 2 * kTermsOfFetch);
 
-/// As Bf16Block, in f32. a lies by rows, a(i, l) = a[i * a_stride + l / kStrip * a_strip + l % kStrip], or by columns,
-/// a(i, l) = a[l * a_stride + i].
+/// As Bf16Block, in f32.
 struct FloatBlock {
   std::int64_t rows;
   std::int64_t k;
@@ -208,14 +227,14 @@ HWY_INLINE void store_tile(const Epilogue& e, std::int64_t i, const Vector (&sum
       Vector x = sums[r][v];
       if (e.bias != nullptr) x = hn::Add(x, load(e.bias + v * step));
       if (residual != nullptr) x = hn::Add(x, load(residual + v * step));
-      store(x, y + v * step);
+      e.stream ? hn::Stream(x, Floats(), y + v * step) : store(x, y + v * step);
     }
     y += e.y_stride;
     if (residual != nullptr) residual += e.stride;
   }
 }
 
-template <int kRows, int kVectors, bool kByColumns>
+template <int kRows, int kVectors>
 HWY_INLINE void tile(const FloatBlock& g, std::int64_t i, Ahead& ahead) {
   const std::int64_t step = lanes();
   const float* HWY_RESTRICT b = g.b;
@@ -227,24 +246,21 @@ HWY_INLINE void tile(const FloatBlock& g, std::int64_t i, Ahead& ahead) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) sums[r][v] = g.add ? load(c + r * g.c_stride + v * step) : zero();
   }
-  const std::int64_t a_row = kByColumns ? 1 : g.a_stride;
-  const std::int64_t a_term = kByColumns ? g.a_stride : 1;
-  const std::int64_t to_next_strip = kByColumns ? 0 : g.a_strip - kStrip;
+  const std::int64_t a_row = g.a_stride;
+  const std::int64_t to_next_strip = g.a_strip - kStrip;
   const float* HWY_RESTRICT a = g.a + i * a_row;
   std::int64_t left = g.k;
   for (bool ends_strip = false; left > 0; ends_strip = !ends_strip) {
     ahead.fetch();
-    if constexpr (!kByColumns) {
-      // The rows of the next tile. Runs of a strip are too short for the hardware to see them coming.
+    // The rows of the next tile. Runs of a strip are too short for the hardware to see them coming.
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
-        for (std::int64_t l = 0; l < kTermsOfFetch; l += 16) __builtin_prefetch(a + (kRows + r) * a_row + l, 0, 2);
-      }
+      for (std::int64_t l = 0; l < kTermsOfFetch; l += 16) __builtin_prefetch(a + (kRows + r) * a_row + l, 0, 2);
     }
     const std::int64_t terms = std::min(kTermsOfFetch, left);
     left -= terms;
-    for (std::int64_t l = 0; l < terms; ++l, a += a_term, b += b_row) {
+    for (std::int64_t l = 0; l < terms; ++l, ++a, b += b_row) {
       Vector from_b[kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) from_b[v] = load(b + v * step);
@@ -257,28 +273,27 @@ HWY_INLINE void tile(const FloatBlock& g, std::int64_t i, Ahead& ahead) {
     }
     if (ends_strip) a += to_next_strip;
   }
-  if (!kByColumns && g.stored != nullptr) return store_tile<kRows, kVectors>(*g.stored, i, sums);
+  if (g.stored != nullptr) return store_tile<kRows, kVectors>(*g.stored, i, sums);
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) store(sums[r][v], c + r * g.c_stride + v * step);
   }
 }
-template <int kVectors, bool kByColumns>
+template <int kVectors>
 void tiles_of_rows(const FloatBlock& g, Ahead& ahead) {
   std::int64_t i = 0;
-  for (; i + kTileRows <= g.rows; i += kTileRows) tile<kTileRows, kVectors, kByColumns>(g, i, ahead);
-  for (; i + 2 <= g.rows; i += 2) tile<2, kVectors, kByColumns>(g, i, ahead);
-  if (i < g.rows) tile<1, kVectors, kByColumns>(g, i, ahead);
+  for (; i + kTileRows <= g.rows; i += kTileRows) tile<kTileRows, kVectors>(g, i, ahead);
+  for (; i + 2 <= g.rows; i += 2) tile<2, kVectors>(g, i, ahead);
+  if (i < g.rows) tile<1, kVectors>(g, i, ahead);
 }
-template <bool kByColumns>
 void multiply_floats(const FloatBlock& g, std::int64_t width, Ahead& ahead) {
   const std::int64_t vectors = width / lanes();
   if constexpr (kPanelVectors == 4) {
-    if (vectors == 4) return tiles_of_rows<4, kByColumns>(g, ahead);
-    if (vectors == 3) return tiles_of_rows<3, kByColumns>(g, ahead);
+    if (vectors == 4) return tiles_of_rows<4>(g, ahead);
+    if (vectors == 3) return tiles_of_rows<3>(g, ahead);
   }
-  (vectors == 2 ? tiles_of_rows<2, kByColumns> : tiles_of_rows<1, kByColumns>)(g, ahead);
+  (vectors == 2 ? tiles_of_rows<2> : tiles_of_rows<1>)(g, ahead);
 }
 
 // --- c = a b ---------------------------------------------------------------------------------------------------------
@@ -403,8 +418,46 @@ void finish(const Epilogue& e, const float* sums, std::int64_t sums_stride, std:
   }
 }
 
+/// Whether results are to be written past the caches, and lie as whole vectors want that.
+bool can_stream(const Epilogue& e, std::int64_t column, std::int64_t n) {
+  const std::int64_t bytes = 4 * lanes();
+  return e.stream && e.finish == Finish::store && e.bias == nullptr && e.residual == nullptr && e.dtype == Dtype::f32 &&
+         e.strip_rows == 0 && n % lanes() == 0 && e.y_stride * 4 % bytes == 0 &&
+         reinterpret_cast<std::uintptr_t>(static_cast<float*>(e.y) + column) % static_cast<std::uintptr_t>(bytes) == 0;
+}
+
+void stream_rows(const Epilogue& y, const float* sums, std::int64_t sums_stride, std::int64_t rows, std::int64_t column,
+                 std::int64_t n) {
+  float* const to = static_cast<float*>(y.y) + column;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t i = 0; i < n; i += lanes())
+      hn::Stream(load(sums + row * sums_stride + i), Floats(), to + row * y.y_stride + i);
+  }
+}
+
+/// Finishes sixteen rows at a time, whose h is transposed then.
+void finish_and_transpose(const Epilogue& e, const float* sums, std::int64_t sums_stride, std::int64_t rows,
+                          std::int64_t column, std::int64_t n) {
+  constexpr std::int64_t kRows = 16;
+  HWY_ALIGN float block[kRows * kStrip];
+  const std::int64_t first = offset_of(0, column, 0, e.strip_rows);
+  for (std::int64_t row = 0; row < rows; row += kRows) {
+    const std::int64_t count = std::min(kRows, rows - row);
+    Epilogue some = e.at(row);
+    some.u = static_cast<float*>(some.u) + first;
+    some.y = static_cast<float*>(some.y) + first;
+    if (some.mask != nullptr) some.mask += column;
+    float* const h = static_cast<float*>(some.h) + column * e.h_stride;
+    some.h = block;
+    finish<float, false>(some, sums + row * sums_stride, sums_stride, count, 0, n);
+    transpose(block, kStrip, count, n, h, e.h_stride, count);
+  }
+}
+
 void finish(Way way, const Epilogue& e, const float* sums, std::int64_t sums_stride, std::int64_t rows,
             std::int64_t column, std::int64_t n) {
+  if (e.h_transposed) return finish_and_transpose(e, sums, sums_stride, rows, column, n);
+  if (can_stream(e, column, n)) return stream_rows(e, sums, sums_stride, rows, column, n);
   if (e.dtype == Dtype::f32) return finish<float, false>(e, sums, sums_stride, rows, column, n);
   (is_bf16(way) && n % 16 == 0 ? finish<Bf16, true> : finish<Bf16, false>)(e, sums, sums_stride, rows, column, n);
 }
@@ -419,7 +472,11 @@ void add_memory_of_finish(const Epilogue& e, std::int64_t rows, std::int64_t col
   const std::int64_t first_stored = offset_of(0, column, 0, e.strip_rows);
   add(e.u, first_stored, row_step_of(e.stride, e.strip_rows), bytes);
   add(e.y, first_stored, row_step_of(e.y_stride, e.strip_rows), bytes);
-  add(e.h, first_stored, row_step_of(e.h_stride, e.strip_rows), bytes);
+  if (e.h_transposed) {
+    ahead.add(static_cast<const float*>(e.h) + column * e.h_stride, e.h_stride * 4, rows * 4, n);
+  } else {
+    add(e.h, first_stored, row_step_of(e.h_stride, e.strip_rows), bytes);
+  }
   add(e.residual, column, e.stride, 4);
 }
 
@@ -465,9 +522,9 @@ void multiply_block(Way way, const PanelBlock& p, Ahead& ahead) {
                       &ahead};
     return (way == Way::bf16_tiles ? multiply_tiles : multiply_pairs)(g);
   }
-  multiply_floats<false>({p.rows, p.terms, static_cast<const float*>(p.a.data), p.a.row_step(), p.a.strip_step(),
-                          reinterpret_cast<const float*>(p.b), panel, p.sums, panel, p.add, p.stored},
-                         p.width, ahead);
+  multiply_floats({p.rows, p.terms, static_cast<const float*>(p.a.data), p.a.row_step(), p.a.strip_step(),
+                   reinterpret_cast<const float*>(p.b), panel, p.sums, panel, p.add, p.stored},
+                  p.width, ahead);
 }
 
 /// Whether multiply_floats writes the results of whole vectors itself.
@@ -498,9 +555,11 @@ void MultiplyPanels(const PanelProduct& p) {
     const std::int64_t columns = std::min(panel, p.columns - j);
     const std::int64_t width = width_of(p.way, columns);
     Ahead ahead(p.later);
-    if (p.last) add_memory_of_finish(p.epilogue, p.rows, p.first_column + j, columns, ahead);
     const bool stores = stores_itself(p, columns);
-    const Epilogue stored = stores ? stored_from(p.epilogue, p.first_column + j) : Epilogue();
+    const bool streams = can_stream(p.epilogue, p.first_column + j, columns);
+    Epilogue stored = stores ? stored_from(p.epilogue, p.first_column + j) : Epilogue();
+    stored.stream = streams;
+    if (p.last && !streams) add_memory_of_finish(p.epilogue, p.rows, p.first_column + j, columns, ahead);
     for (std::int64_t l = 0; l == 0 || l < k; l += block) {
       const std::int64_t terms = std::min(block, k - l);
       multiply_block(p.way,
@@ -537,32 +596,17 @@ void pair_columns(const T* x, std::int64_t x_stride, std::int64_t k, std::int64_
   }
 }
 
-/// Writes f32 past the caches, where whole vectors lie as that wants; else nothing, and returns false.
-bool stream_rows(const Epilogue& y, const float* sums, std::int64_t sums_stride, std::int64_t rows, std::int64_t column,
-                 std::int64_t n) {
-  float* const to = static_cast<float*>(y.y) + column;
-  const std::int64_t bytes = 4 * lanes();
-  const bool fits = y.finish == Finish::store && y.dtype == Dtype::f32 && n % lanes() == 0 &&
-                    y.y_stride * 4 % bytes == 0 &&
-                    reinterpret_cast<std::uintptr_t>(to) % static_cast<std::uintptr_t>(bytes) == 0;
-  for (std::int64_t row = 0; fits && row < rows; ++row) {
-    for (std::int64_t i = 0; i < n; i += lanes())
-      hn::Stream(load(sums + row * sums_stride + i), Floats(), to + row * y.y_stride + i);
-  }
-  return fits;
-}
-
-/// Where the scratch of a ColumnProduct is divided.
+/// Where the scratch of a ColumnProduct is divided: sums, rows of the transpose of x, panels of dy.
 struct ColumnScratch {
   ColumnScratch(Way way, std::int64_t m, std::int64_t n, std::int64_t k)
-      : panel(PanelColumns(way)),
-        terms(is_bf16(way) ? round_up(std::min(k, kBlockOfBf16), kBf16Terms) : std::min(k, kColumnBlock)),
-        a_stride(is_bf16(way) ? terms / 2 + 16 : round_up(m, 16) + 16),
-        block_of_a((n + panel - 1) / panel * aligned_floats(m * panel)),
-        block_of_b(block_of_a + aligned_floats((is_bf16(way) ? m : terms) * a_stride)),
-        end(block_of_b + (n + panel - 1) / panel * aligned_floats(PanelBytes(way, terms) / 4)) {}
-  std::int64_t panel, terms, a_stride;
-  std::int64_t block_of_a, block_of_b, end;
+      : terms(is_bf16(way) ? round_up(std::min(k, kBlockOfBf16), kBf16Terms) : std::min(k, kBlockOfFloats)),
+        stride(round_up(is_bf16(way) ? terms / 2 : terms, 16) + 16),
+        rows(PanelSums(way, m, n)),
+        panels(rows + aligned_floats(m * stride)),
+        end(panels + PackedFloats(way, n, terms)) {}
+  std::int64_t terms;
+  std::int64_t stride;  // floats of a row; not a multiple of 4096 bytes
+  std::int64_t rows, panels, end;
 };
 std::int64_t ColumnProductScratch(Way way, std::int64_t m, std::int64_t n, std::int64_t k) {
   return ColumnScratch(way, m, n, k).end;
@@ -570,7 +614,7 @@ std::int64_t ColumnProductScratch(Way way, std::int64_t m, std::int64_t n, std::
 
 /// What the block of k at `l` packs.
 void add_memory_of_block(const ColumnProduct& p, std::int64_t l, Ahead& ahead) {
-  const std::int64_t rows = std::min(is_bf16(p.way) ? kBlockOfBf16 : kColumnBlock, p.k - l);
+  const std::int64_t rows = std::min(is_bf16(p.way) ? kBlockOfBf16 : kBlockOfFloats, p.k - l);
   const auto add = [&](const Matrix& m, std::int64_t columns) {
     const std::int64_t bytes = size_of(m.dtype);
     const void* const first = m.at(l, 0).data;
@@ -586,60 +630,29 @@ void AddFirstBlock(const ColumnProduct& p, Ahead& ahead) { add_memory_of_block(p
 void MultiplyColumns(const ColumnProduct& p) {
   const ColumnScratch at(p.way, p.m, p.n, p.k);
   const bool bf16 = is_bf16(p.way);
-  const std::int64_t block = bf16 ? kBlockOfBf16 : kColumnBlock;
-  const std::int64_t sums_of_panel = aligned_floats(p.m * at.panel);
-  const bool add = p.y.finish == Finish::add;
-  float* const a = p.scratch + at.block_of_a;
-  float* const b = p.scratch + at.block_of_b;
+  const std::int64_t block = bf16 ? kBlockOfBf16 : kBlockOfFloats;
+  float* const rows = p.scratch + at.rows;
+  float* const panels = p.scratch + at.panels;
+  // Of the transpose of x.
+  const Matrix a{rows, bf16 ? Dtype::bf16 : Dtype::f32, bf16 ? 2 * at.stride : at.stride};
   for (std::int64_t l = 0; l == 0 || l < p.k; l += block) {
     const std::int64_t terms = std::min(block, p.k - l);
-    for_strips(p.x.at(l, 0), p.m, [&](const auto* x, std::int64_t i, std::int64_t m) {
-      if (bf16) {
-        pair_columns(x, p.x.row_step(), terms, m, reinterpret_cast<std::uint32_t*>(a) + i * at.a_stride, at.a_stride);
-      } else {
-        copy_rows(p.way == Way::f32_of_rounded, x, p.x.row_step(), terms, m, a + i, at.a_stride, m);
-      }
-    });
+    const Matrix x = p.x.at(l, 0);
     const Matrix dy = p.dy.at(l, 0);
-    PackPanels(p.way, terms, dy, 0, p.n, b);
-    if (p.sums != nullptr) {
-      for_strips(dy, p.n, [&](const auto* data, std::int64_t j, std::int64_t n) {
-        (add || l > 0 ? add_column_sums : column_sums)(data, dy.row_step(), terms, n, p.sums + j);
+    if (bf16) {
+      for_strips(x, p.m, [&](const auto* data, std::int64_t i, std::int64_t m) {
+        pair_columns(data, x.row_step(), terms, m, reinterpret_cast<std::uint32_t*>(rows) + i * at.stride, at.stride);
       });
+    } else {
+      TransposeFloats(p.way, x, terms, p.m, rows, at.stride);
     }
-    Ahead ahead(p.later);
-    add_memory_of_block(p, l + terms, ahead);
-    if (l + block >= p.k && !p.stream) add_memory_of_finish(p.y, p.m, 0, p.n, ahead);
-    for (std::int64_t j = 0; j < p.n; j += at.panel) {
-      const std::int64_t width = width_of(p.way, std::min(at.panel, p.n - j));
-      float* const sums = p.scratch + j / at.panel * sums_of_panel;
-      const char* const panel = reinterpret_cast<const char*>(b) + j / at.panel * PanelBytes(p.way, terms);
-      if (bf16) {
-        const Bf16Block g{p.m,
-                          width,
-                          round_up(terms, kBf16Terms),
-                          reinterpret_cast<const Bf16*>(a),
-                          2 * at.a_stride,
-                          kStrip,
-                          reinterpret_cast<const std::uint32_t*>(panel),
-                          at.panel,
-                          sums,
-                          at.panel,
-                          l > 0,
-                          &ahead};
-        (p.way == Way::bf16_tiles ? multiply_tiles : multiply_pairs)(g);
-      } else {
-        multiply_floats<true>({p.m, terms, a, at.a_stride, kStrip, reinterpret_cast<const float*>(panel), at.panel,
-                               sums, at.panel, l > 0},
-                              width, ahead);
-      }
-    }
-  }
-  for (std::int64_t j = 0; j < p.n; j += at.panel) {
-    const std::int64_t columns = std::min(at.panel, p.n - j);
-    const float* const sums = p.scratch + j / at.panel * sums_of_panel;
-    if (p.stream && stream_rows(p.y, sums, at.panel, p.m, j, columns)) continue;
-    finish(p.way, p.y, sums, at.panel, p.m, j, columns);
+    PackPanels(p.way, terms, dy, 0, p.n, panels);
+    if (p.sums != nullptr) SumColumns(dy, terms, p.n, p.sums, p.y.finish == Finish::add || l > 0);
+    const bool last = l + block >= p.k;
+    Ahead later;
+    if (!last) add_memory_of_block(p, l + terms, later);
+    MultiplyPanels({bf16 ? p.way : Way::f32, p.m, bf16 ? round_up(terms, kBf16Terms) : terms, a, panels, 0, p.n, p.y,
+                    p.scratch, nullptr, l == 0, last, last ? p.later : &later});
   }
 }
 
@@ -652,7 +665,10 @@ namespace vitrail::cpu {
 
 HWY_EXPORT(PanelColumns);
 HWY_EXPORT(PanelBytes);
+HWY_EXPORT(PackedFloats);
 HWY_EXPORT(PackPanels);
+HWY_EXPORT(TransposeFloats);
+HWY_EXPORT(SumColumns);
 HWY_EXPORT(MostRows);
 HWY_EXPORT(MostTerms);
 HWY_EXPORT(PanelSums);
@@ -672,20 +688,26 @@ Epilogue Epilogue::at(std::int64_t row) const {
   there.residual = floats(residual);
   there.mask = floats(mask);
   there.u = stored(u, stride);
-  there.h = stored(h, h_stride);
+  there.h = h_transposed ? static_cast<float*>(h) + row / strip_rows * strip_rows * stride + row % strip_rows
+                         : stored(h, h_stride);
   there.y = stored(y, y_stride);
   return there;
 }
 
 std::int64_t packed_floats(Way way, std::int64_t n, std::int64_t k) {
-  const std::int64_t panel = panel_columns(way);
-  return aligned_floats((n + panel - 1) / panel * panel_bytes(way, k) / 4);
+  return HWY_DYNAMIC_DISPATCH(PackedFloats)(way, n, k);
 }
 
 std::int64_t panel_columns(Way way) { return HWY_DYNAMIC_DISPATCH(PanelColumns)(way); }
 std::int64_t panel_bytes(Way way, std::int64_t k) { return HWY_DYNAMIC_DISPATCH(PanelBytes)(way, k); }
 void pack_panels(Way way, std::int64_t k, const Matrix& b, std::int64_t first, std::int64_t columns, void* to) {
   HWY_DYNAMIC_DISPATCH(PackPanels)(way, k, b, first, columns, to);
+}
+void transpose_floats(Way way, const Matrix& b, std::int64_t k, std::int64_t m, float* to, std::int64_t stride) {
+  HWY_DYNAMIC_DISPATCH(TransposeFloats)(way, b, k, m, to, stride);
+}
+void sum_columns(const Matrix& b, std::int64_t k, std::int64_t n, float* sums, bool add) {
+  HWY_DYNAMIC_DISPATCH(SumColumns)(b, k, n, sums, add);
 }
 std::int64_t most_rows(Way way, std::int64_t k) { return HWY_DYNAMIC_DISPATCH(MostRows)(way, k); }
 std::int64_t most_terms(Way way) { return HWY_DYNAMIC_DISPATCH(MostTerms)(way); }

@@ -68,6 +68,13 @@ std::int64_t packed_floats(Way way, std::int64_t n, std::int64_t k);
 /// a strip if b is in strips.
 void pack_panels(Way way, std::int64_t k, const Matrix& b, std::int64_t first, std::int64_t columns, void* to);
 
+/// to[i * stride + l] = b[l][i] as `way` takes it, for the f32 ways; k rows and m columns of b, which is not
+/// transposed.
+void transpose_floats(Way way, const Matrix& b, std::int64_t k, std::int64_t m, float* to, std::int64_t stride);
+/// sums[j] = or += b[0][j] + b[1][j] + ..., unrounded, one after the other: k rows and n columns of b, which is not
+/// transposed.
+void sum_columns(const Matrix& b, std::int64_t k, std::int64_t n, float* sums, bool add);
+
 /// What happens to a sum before it is written.
 enum class Finish : std::uint8_t {
   store,          ///< y = sum + bias + residual
@@ -77,7 +84,8 @@ enum class Finish : std::uint8_t {
 };
 /// Tensors that are read or written beside a product, at its first row and column 0. bias, residual and mask are f32,
 /// and may be left out (nullptr), then they count as 0, 0 and 1; u, h and y are `dtype`. Rows are `stride` elements
-/// apart but in y and h, which have strides of their own. u, h and y are all in strips if strip_rows is not 0.
+/// apart but in y and h, which have strides of their own. u, h and y are all in strips if strip_rows is not 0, but not
+/// an h that is transposed.
 struct Epilogue {
   Finish finish = Finish::store;
   Dtype dtype = Dtype::f32;
@@ -88,9 +96,11 @@ struct Epilogue {
   void* u = nullptr;
   void* h = nullptr;
   std::int64_t h_stride = 0;
+  bool h_transposed = false;  ///< with strips in f32: of every strip_rows rows, [columns strip_rows], h_stride apart
   void* y = nullptr;
   std::int64_t y_stride = 0;
   std::int64_t strip_rows = 0;
+  bool stream = false;  ///< with `store` in f32: y is too large to be found in a cache later
 
   /// From row `row` on.
   [[nodiscard]] Epilogue at(std::int64_t row) const;
@@ -139,7 +149,6 @@ struct ColumnProduct {
   float* sums;             // [n]: = or += dy's rows, unrounded, one after the other; or nullptr
   float* scratch;          // column_product_scratch
   Ahead* later = nullptr;  // what the caller will read
-  bool stream = false;     // y is too large to be found in a cache later
 };
 /// What a ColumnProduct reads first.
 void add_first_block(const ColumnProduct& product, Ahead& ahead);
