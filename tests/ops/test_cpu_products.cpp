@@ -1,10 +1,10 @@
 // The packed products of the cpu back end, in every way that this machine has, against plain sums.
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <memory>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -63,22 +63,6 @@ class Stored {
   bool transposed_;
   std::vector<float> floats_;
   std::vector<Bf16> halves_;
-};
-
-/// Zeros that begin where a cache line does.
-class AlignedFloats {
- public:
-  explicit AlignedFloats(std::int64_t n) : n_(n), all_(static_cast<std::size_t>(n + 16)) {}
-  float* data() {
-    void* first = all_.data();
-    std::size_t bytes = all_.size() * sizeof(float);
-    return static_cast<float*>(std::align(64, static_cast<std::size_t>(n_) * sizeof(float), first, bytes));
-  }
-  std::vector<float> values() { return {data(), data() + n_}; }
-
- private:
-  std::int64_t n_;
-  std::vector<float> all_;
 };
 
 struct Size {
@@ -238,10 +222,12 @@ TEST_P(CpuProducts, HaveTheSameBitsWrittenPastTheCaches) {
   const Stored rows(s.m, s.k, dtype, false, 7), columns(s.k, s.m, dtype, false, 7), b(s.k, s.n, dtype, false, 8);
   const std::int64_t packed = packed_floats(way, s.n, s.k);
   const std::int64_t sums = panel_sums(way, s.m, s.n);
+  Workspace results;  // begins where a cache line does
   for (const std::int64_t stride : {s.n, s.n + 3}) {
     const auto run = [&](bool stream, bool of_columns) {
-      AlignedFloats y(s.m * stride);
-      Epilogue epilogue = into_floats(y.data(), stride);
+      float* const y = results.floats(s.m * stride);
+      std::fill_n(y, s.m * stride, 0.0F);
+      Epilogue epilogue = into_floats(y, stride);
       epilogue.stream = stream;
       if (of_columns) {
         multiply(ColumnProduct{way, s.m, s.n, s.k, columns.matrix(), b.matrix(), epilogue, nullptr,
@@ -252,7 +238,7 @@ TEST_P(CpuProducts, HaveTheSameBitsWrittenPastTheCaches) {
         multiply(PanelProduct{way, s.m, s.k, rows.matrix(), scratch, 0, s.n, epilogue, scratch + packed,
                               scratch + packed + sums});
       }
-      return y.values();
+      return std::vector<float>(y, y + s.m * stride);
     };
     for (const bool of_columns : {false, true}) {
       SCOPED_TRACE(testing::Message() << "rows of " << stride << (of_columns ? ", of columns" : ""));

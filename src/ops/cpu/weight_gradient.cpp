@@ -202,7 +202,7 @@ struct Slices {
     scratch = copies + panel_scratch(Way::f32, blocks_of_rows.length(0), terms.length(0));
   }
   [[nodiscard]] std::int64_t columns_at_once(const WeightGradientShape& s, int threads) const {
-    return std::max<std::int64_t>(1, kTransposedBytes * threads / (4 * s.leaves * std::max<std::int64_t>(1, stride)));
+    return std::max<std::int64_t>(1, kTransposedBytes * threads / (4 * s.leaves * stride));
   }
   [[nodiscard]] std::int64_t panels_of_tile() const {
     return std::max<std::int64_t>(1, kPackedBytes / std::max<std::int64_t>(1, panel_bytes(Way::f32, terms.length(0))));
@@ -211,7 +211,8 @@ struct Slices {
 
   static constexpr std::int64_t kTileRows = 6;  // in registers
 
-  std::int64_t stride;  // of a row of what is transposed: whole cache lines, not a multiple of 4096 bytes
+  // Of a row of what is transposed: whole cache lines, not a multiple of 4096 bytes; or as x came.
+  std::int64_t stride;
   Cut in;
   std::int64_t count, at_once;
   std::int64_t floats;  // of a slice: [leaves columns stride]

@@ -12,7 +12,7 @@ namespace vitrail::cpu {
 
 struct WeightGradient {
   Matrix x;   // [leaves E rows in], dense, or in strips; or [leaves E in rows] with `transposed`, f32 and wide weights
-  Matrix dy;  // [leaves E rows out], likewise
+  Matrix dy;  // [leaves E rows out], dense, or in strips
   float* dw;  // [E in out]
   float* db;  // [E out], or nullptr
 };
