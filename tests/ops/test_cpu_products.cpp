@@ -158,24 +158,83 @@ TEST_P(CpuProducts, OfColumns) {
   }
 }
 
+template <class T>
+std::vector<T> random_block(std::int64_t elements, std::uint64_t number) {
+  const Philox random(number, Purpose::test, 6);
+  std::vector<T> block(static_cast<std::size_t>(elements));
+  for (std::size_t i = 0; i < block.size(); ++i) {
+    const auto x = static_cast<float>(random.uniform(i) - 0.5);
+    if constexpr (std::is_same_v<T, Bf16>) {
+      block[i] = to_bf16(x);
+    } else {
+      block[i] = x;
+    }
+  }
+  return block;
+}
+
+template <class T>
+void expect_transpose_of(Way way, const Stored& from, std::int64_t k, std::int64_t m) {
+  const std::int64_t padded = padded_terms(way, k);
+  const std::int64_t stride = (padded + 3) / 2 * 2;  // bf16 is written as pairs
+  std::vector<T> to(static_cast<std::size_t>(m * stride));
+  std::memset(to.data(), 0xFF, to.size() * sizeof(T));  // NaN
+  transpose_operand(way, from.matrix(), k, m, to.data(), stride);
+  for (std::int64_t i = 0; i < m; ++i) {
+    for (std::int64_t l = 0; l < stride; ++l) {
+      const T element = to[static_cast<std::size_t>(i * stride + l)];
+      double value = 0;
+      if constexpr (std::is_same_v<T, Bf16>) {
+        value = static_cast<double>(to_float(element));
+      } else {
+        value = static_cast<double>(element);
+      }
+      if (l < padded) {
+        EXPECT_EQ(value, l < k ? from.at(way, l, i) : 0.0) << i << ", " << l;
+      } else {
+        EXPECT_TRUE(std::isnan(value)) << "wrote past row " << i;
+      }
+    }
+  }
+}
+
 // Ends of squares, of rows and of columns; more columns than a strip has.
 TEST_P(CpuProducts, TransposeAsTheWayTakesNumbers) {
-  if (way != Way::f32 && way != Way::f32_of_rounded) GTEST_SKIP() << "bf16 is packed as pairs";
   for (const auto [k, m] : {std::array<std::int64_t, 2>{1, 1}, {16, 16}, {37, 21}, {64, 130}, {5, 64}, {48, 7}}) {
     SCOPED_TRACE(testing::Message() << k << " x " << m);
     const Stored from(k, m, dtype, false, 9);
-    const std::int64_t stride = k + 3;
-    std::vector<float> to(static_cast<std::size_t>(m * stride), kNothing);
-    transpose_floats(way, from.matrix(), k, m, to.data(), stride);
-    for (std::int64_t i = 0; i < m; ++i) {
-      for (std::int64_t l = 0; l < stride; ++l) {
-        const auto value = static_cast<double>(to[static_cast<std::size_t>(i * stride + l)]);
-        if (l < k) {
-          EXPECT_EQ(value, from.at(way, l, i)) << i << ", " << l;
-        } else {
-          EXPECT_TRUE(std::isnan(value)) << "wrote past row " << i;
-        }
-      }
+    (multiplied_dtype(way) == Dtype::bf16 ? expect_transpose_of<Bf16> : expect_transpose_of<float>)(way, from, k, m);
+  }
+}
+
+// Of results in whole vectors and of others: those are not finished by the same loops.
+TEST_P(CpuProducts, AddBiasAndResidualAsTheyAreStored) {
+  for (const std::int64_t n : {std::int64_t{192}, std::int64_t{75}}) {
+    SCOPED_TRACE(testing::Message() << n << " columns");
+    const Size s{23, n, 700};
+    const Stored a(s.m, s.k, dtype, false, 12), b(s.k, s.n, dtype, false, 13);
+    const std::vector<float> added = random_block<float>((s.m + 1) * s.n, 14);
+    const std::int64_t packed = packed_floats(way, s.n, s.k);
+    const std::int64_t sums = panel_sums(way, s.m, s.n);
+    const auto run = [&](const float* bias, const float* residual) {
+      std::vector<float> y(static_cast<std::size_t>(s.m * s.n), kNothing);
+      float* const scratch = workspace.floats(packed + sums + panel_scratch(way, s.m, s.k));
+      pack_panels(way, s.k, b.matrix(), 0, s.n, scratch);
+      Epilogue epilogue = into_floats(y.data(), s.n);
+      epilogue.stride = s.n;
+      epilogue.bias = bias;
+      epilogue.residual = residual;
+      multiply(PanelProduct{way, s.m, s.k, a.matrix(), scratch, 0, s.n, epilogue, scratch + packed,
+                            scratch + packed + sums});
+      return y;
+    };
+    const std::vector<float> plain = run(nullptr, nullptr);
+    const std::vector<float> both = run(added.data(), added.data() + s.n);
+    for (std::int64_t i = 0; i < s.m * s.n; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      ASSERT_EQ(both[at],
+                plain[at] + added[static_cast<std::size_t>(i % s.n)] + added[at + static_cast<std::size_t>(s.n)])
+          << "row " << i / s.n << ", column " << i % s.n;
     }
   }
 }
@@ -257,21 +316,6 @@ std::vector<T> in_strips(const std::vector<T>& from, std::int64_t rows, std::int
   }
   return to;
 }
-template <class T>
-std::vector<T> random_block(std::int64_t elements, std::uint64_t number) {
-  const Philox random(number, Purpose::test, 6);
-  std::vector<T> block(static_cast<std::size_t>(elements));
-  for (std::size_t i = 0; i < block.size(); ++i) {
-    const auto x = static_cast<float>(random.uniform(i) - 0.5);
-    if constexpr (std::is_same_v<T, Bf16>) {
-      block[i] = to_bf16(x);
-    } else {
-      block[i] = x;
-    }
-  }
-  return block;
-}
-
 /// Two blocks of rows; everything happens to the second one.
 template <class T>
 void expect_strips_change_no_bits(Way way, Workspace& workspace) {

@@ -1,6 +1,7 @@
 #include "ops/cpu/bf16_blocks.hpp"
 
 #include "base/error.hpp"
+#include "ops/cpu/product_kernels.hpp"
 
 #if defined(__x86_64__) && defined(__linux__)
 #define VITRAIL_HAS_BF16_BLOCKS 1
@@ -34,11 +35,30 @@ VITRAIL_ROUNDS inline __mmask16 first(std::int64_t count) {
   return count >= kLanes ? __mmask16{0xFFFF} : static_cast<__mmask16>((1U << count) - 1U);
 }
 
+/// Finishes and writes sums, from row i on.
+template <int kRows, int kVectors>
+VITRAIL_PAIRS void store_pairs(const Epilogue& e, std::int64_t i, const __m512 (&sums)[kRows][kVectors]) {
+  float* y = static_cast<float*>(e.y) + i * e.y_stride;
+  const float* residual = e.residual != nullptr ? e.residual + i * e.stride : nullptr;
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      __m512 x = sums[r][v];
+      if (e.bias != nullptr) x = _mm512_add_ps(x, _mm512_loadu_ps(e.bias + v * kLanes));
+      if (residual != nullptr) x = _mm512_add_ps(x, _mm512_loadu_ps(residual + v * kLanes));
+      e.stream ? _mm512_stream_ps(y + v * kLanes, x) : _mm512_storeu_ps(y + v * kLanes, x);
+    }
+    y += e.y_stride;
+    if (residual != nullptr) residual += e.stride;
+  }
+}
+
 /// kRows x kVectors accumulators, all in registers.
 template <int kRows, int kVectors>
-VITRAIL_PAIRS void pairs(const Bf16Block& g, std::int64_t i, std::int64_t j) {
-  const std::uint32_t* b = g.b + j;
-  float* const c = g.c + i * g.c_stride + j;
+VITRAIL_PAIRS void pairs(const Bf16Block& g, std::int64_t i) {
+  const std::uint32_t* b = g.b;
+  float* const c = g.c + i * g.c_stride;
   __m512 sums[kRows][kVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -50,6 +70,7 @@ VITRAIL_PAIRS void pairs(const Bf16Block& g, std::int64_t i, std::int64_t j) {
     g.ahead->fetch();
     const Bf16* const a = g.a + i * g.a_stride + place_of(g, begin);
     const std::int64_t terms = begin + kTerms < g.k ? kTerms : g.k - begin;
+#pragma GCC unroll 2
     for (std::int64_t l = 0; l < terms; l += 2, b += g.b_stride) {
       __m512i from_b[kVectors];
 #pragma GCC unroll 4
@@ -66,6 +87,7 @@ VITRAIL_PAIRS void pairs(const Bf16Block& g, std::int64_t i, std::int64_t j) {
       }
     }
   }
+  if (g.stored != nullptr) return store_pairs(*g.stored, i, sums);
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
@@ -74,11 +96,11 @@ VITRAIL_PAIRS void pairs(const Bf16Block& g, std::int64_t i, std::int64_t j) {
 }
 
 template <int kVectors>
-__attribute__((target("avx512f,avx512bf16"))) void pair_rows(const Bf16Block& g, std::int64_t j) {
+__attribute__((target("avx512f,avx512bf16"))) void pair_rows(const Bf16Block& g) {
   std::int64_t i = 0;
-  for (; i + 6 <= g.rows; i += 6) pairs<6, kVectors>(g, i, j);
-  for (; i + 2 <= g.rows; i += 2) pairs<2, kVectors>(g, i, j);
-  if (i < g.rows) pairs<1, kVectors>(g, i, j);
+  for (; i + 6 <= g.rows; i += 6) pairs<6, kVectors>(g, i);
+  for (; i + 2 <= g.rows; i += 2) pairs<2, kVectors>(g, i);
+  if (i < g.rows) pairs<1, kVectors>(g, i);
 }
 
 // Tiles 0 to 3 are the sums (two times two), 4 and 5 come from a, 6 and 7 from b.
@@ -179,7 +201,13 @@ VITRAIL_ROUNDS void round_pairs(const float* even, const float* odd, std::int64_
 }
 
 VITRAIL_ROUNDS void round_row(const float* from, std::int64_t n, Bf16* to) {
-  for (std::int64_t i = 0; i < n; i += kLanes) {
+  std::int64_t i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {  // whole lines: what reads them soon does not wait for two stores
+    const __m512 low = _mm512_loadu_ps(from + i);
+    const __m512 high = _mm512_loadu_ps(from + i + kLanes);
+    _mm512_storeu_si512(to + i, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
+  }
+  for (; i < n; i += kLanes) {
     const __mmask16 some = first(n - i);
     const auto halves = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(some, from + i)));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), halves);
@@ -187,17 +215,15 @@ VITRAIL_ROUNDS void round_row(const float* from, std::int64_t n, Bf16* to) {
 }
 
 void multiply_pairs(const Bf16Block& g) {
-  std::int64_t j = 0;
-  for (; j + 64 <= g.columns; j += 64) pair_rows<4>(g, j);
-  switch ((g.columns - j) / 16) {
+  switch (g.columns / kLanes) {
+    case 4:
+      return pair_rows<4>(g);
     case 3:
-      return pair_rows<3>(g, j);
+      return pair_rows<3>(g);
     case 2:
-      return pair_rows<2>(g, j);
-    case 1:
-      return pair_rows<1>(g, j);
+      return pair_rows<2>(g);
     default:
-      return;
+      return pair_rows<1>(g);
   }
 }
 

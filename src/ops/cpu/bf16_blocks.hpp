@@ -57,6 +57,8 @@ class Ahead {
   int end_ = 0;
 };
 
+struct Epilogue;
+
 /// a(i, l) = a[i * a_stride + l / kStrip * a_strip + l % kStrip], l / kStrip counting its strips.
 struct Bf16Block {
   std::int64_t rows;
@@ -71,9 +73,10 @@ struct Bf16Block {
   std::int64_t c_stride;
   bool add;  // c += a b, else c = a b
   Ahead* ahead;
+  const Epilogue* stored;  // Finish::store of f32 at the first column: c goes there, and is not written; or nullptr
 };
 void multiply_pairs(const Bf16Block& block);
-void multiply_tiles(const Bf16Block& block);
+void multiply_tiles(const Bf16Block& block);  // stored is nullptr
 
 // f32 rounded on its way into such a product, by the instructions of AVX512_BF16. They take subnormal numbers for 0, as
 // those that multiply do. What they write goes on with zeros to a multiple of 16 elements.

@@ -29,11 +29,11 @@ constexpr int kPanelVectors = HWY_ARCH_X86 && kMostLanes < 16 ? 2 : 4;
 constexpr std::int64_t kBlockOfFloats = 768;
 constexpr std::int64_t kBlockOfBf16 = 512;
 constexpr std::int64_t kBf16Columns = 64;
-constexpr std::int64_t kBf16Terms = 32;  // k is padded to a multiple of it, that of a tile
+constexpr std::int64_t kBf16Terms = padded_terms(Way::bf16_tiles, 1);
 
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
-bool is_bf16(Way way) { return way == Way::bf16_pairs || way == Way::bf16_tiles; }
+bool is_bf16(Way way) { return multiplied_dtype(way) == Dtype::bf16; }
 
 std::int64_t PanelColumns(Way way) { return is_bf16(way) ? kBf16Columns : kPanelVectors * lanes(); }
 std::int64_t PanelBytes(Way way, std::int64_t k) {
@@ -95,6 +95,8 @@ void pair_up(const T* from, std::int64_t n, std::uint32_t* to, std::int64_t n_pa
 }
 
 constexpr std::int64_t kRowsAhead = 8;
+constexpr std::int64_t kTermsTurned = 64;
+constexpr std::int64_t kRowsTurned = 16;  // transposed at a time, while the next ones are fetched
 template <class T>
 HWY_INLINE void fetch(const T* row, std::int64_t n) {
   for (std::int64_t i = 0; i < n; i += 64 / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(row + i);
@@ -122,7 +124,17 @@ void pack_floats(Way way, const T* b, std::int64_t stride, bool transposed, std:
   for (std::int64_t j = 0; j < columns; j += width) {
     const std::int64_t here = std::min(width, columns - j);
     float* const panel = to + j * k;
-    transpose(b + j * stride, stride, here, k, panel, width, width_of(way, here));
+    const std::int64_t padded = width_of(way, here);
+    for (std::int64_t i = 0; i < padded; i += kRowsTurned) {
+      const T* const rows = b + (j + i) * stride;
+      const std::int64_t next = std::min(kRowsTurned, columns - j - i - kRowsTurned);
+      for (std::int64_t l = 0; l < k; l += kTermsTurned) {
+        const std::int64_t terms = std::min(kTermsTurned, k - l);
+        for (std::int64_t r = 0; r < next; ++r) fetch(rows + (kRowsTurned + r) * stride + l, terms);
+        transpose(rows + l, stride, std::clamp<std::int64_t>(here - i, 0, kRowsTurned), terms, panel + l * width + i,
+                  width, std::min(kRowsTurned, padded - i));
+      }
+    }
     for (std::int64_t i = 0; round && i < k * width; i += lanes()) store(rounded(load(panel + i)), panel + i);
   }
 }
@@ -155,7 +167,7 @@ void pack_pairs(const T* b, std::int64_t stride, bool transposed, std::int64_t k
       const std::int64_t terms = std::min<std::int64_t>(32, k - l);
       for (std::int64_t i = 0; i < here; ++i) {
         const T* const row = b + (j + i) * stride + l;
-        if (l + 64 < k) fetch(row + 64, 32);
+        if (j + kRowsTurned + i < columns) fetch(row + kRowsTurned * stride, 32);
         pair_up(row, terms, block + 16 * i, 32);
       }
       transpose(reinterpret_cast<const float*>(block), 16, 16, 16,
@@ -178,13 +190,43 @@ void PackPanels(Way way, std::int64_t k, const Matrix& b, std::int64_t first, st
              });
 }
 
-void TransposeFloats(Way way, const Matrix& b, std::int64_t k, std::int64_t m, float* to, std::int64_t stride) {
+/// to [m stride] = the transpose of the k rows of x as pairs.
+template <class T>
+void pair_columns(const T* x, std::int64_t x_stride, std::int64_t k, std::int64_t m, std::uint32_t* to,
+                  std::int64_t stride) {
+  HWY_ALIGN std::uint32_t block[16 * 16];
+  for (std::int64_t l = 0; l < k; l += 32) {
+    const std::int64_t rows = std::min<std::int64_t>(32, k - l);
+    if (rows < 32) std::fill_n(block, 16 * 16, 0U);
+    for (std::int64_t r = 32; r < 64 && l + r < k; ++r) fetch(x + (l + r) * x_stride, m);
+    for (std::int64_t i = 0; i < m; i += 16) {
+      const std::int64_t columns = std::min<std::int64_t>(16, m - i);
+      for (std::int64_t r = 0; r < rows; r += 2) {
+        const T* const even = x + (l + r) * x_stride + i;
+        const T* const odd = r + 1 < rows ? even + x_stride : nullptr;
+        pair_rows(even, odd, columns, block + 8 * r);
+      }
+      transpose(reinterpret_cast<const float*>(block), 16, 16, columns,
+                reinterpret_cast<float*>(to + i * stride + l / 2), stride, 16);
+    }
+  }
+}
+
+template <class T>
+void transpose_floats(Way way, const T* x, std::int64_t x_stride, std::int64_t k, std::int64_t m, float* to,
+                      std::int64_t stride) {
+  transpose(x, x_stride, k, m, to, stride, k);
+  for (std::int64_t i = 0; way == Way::f32_of_rounded && i < m; ++i) {
+    float* const row = to + i * stride;
+    for_vectors(k, [&](std::int64_t l, std::int64_t count) { store(rounded(load(row + l, count)), row + l, count); });
+  }
+}
+void TransposeOperand(Way way, const Matrix& b, std::int64_t k, std::int64_t m, void* to, std::int64_t stride) {
   for_strips(b, m, [&](const auto* data, std::int64_t i, std::int64_t n) {
-    float* const rows = to + i * stride;
-    transpose(data, b.row_step(), k, n, rows, stride, k);
-    for (std::int64_t r = 0; way == Way::f32_of_rounded && r < n; ++r) {
-      float* const row = rows + r * stride;
-      for_vectors(k, [&](std::int64_t l, std::int64_t count) { store(rounded(load(row + l, count)), row + l, count); });
+    if (is_bf16(way)) {
+      pair_columns(data, b.row_step(), k, n, static_cast<std::uint32_t*>(to) + i * (stride / 2), stride / 2);
+    } else {
+      transpose_floats(way, data, b.row_step(), k, n, static_cast<float*>(to) + i * stride, stride);
     }
   });
 }
@@ -503,7 +545,7 @@ struct PanelBlock {
   std::int64_t width;
   float* sums;
   bool add;
-  const Epilogue* stored;  // of multiply_floats
+  const Epilogue* stored;  // of multiply_floats and multiply_pairs
 };
 void multiply_block(Way way, const PanelBlock& p, Ahead& ahead) {
   const std::int64_t panel = PanelColumns(way);
@@ -519,7 +561,8 @@ void multiply_block(Way way, const PanelBlock& p, Ahead& ahead) {
                       p.sums,
                       panel,
                       p.add,
-                      &ahead};
+                      &ahead,
+                      p.stored};
     return (way == Way::bf16_tiles ? multiply_tiles : multiply_pairs)(g);
   }
   multiply_floats({p.rows, p.terms, static_cast<const float*>(p.a.data), p.a.row_step(), p.a.strip_step(),
@@ -527,11 +570,11 @@ void multiply_block(Way way, const PanelBlock& p, Ahead& ahead) {
                   p.width, ahead);
 }
 
-/// Whether multiply_floats writes the results of whole vectors itself.
+/// Whether multiply_floats or multiply_pairs writes the results of whole vectors itself.
 bool stores_itself(const PanelProduct& p, std::int64_t columns) {
   const Epilogue& e = p.epilogue;
-  return p.last && !is_bf16(p.way) && e.finish == Finish::store && e.dtype == Dtype::f32 && e.strip_rows == 0 &&
-         columns % lanes() == 0;
+  return p.last && p.way != Way::bf16_tiles && e.finish == Finish::store && e.dtype == Dtype::f32 &&
+         e.strip_rows == 0 && columns % lanes() == 0;
 }
 /// From column `column` on.
 Epilogue stored_from(const Epilogue& e, std::int64_t column) {
@@ -575,84 +618,35 @@ void MultiplyPanels(const PanelProduct& p) {
 
 // --- c = x^T dy ------------------------------------------------------------------------------------------------------
 
-/// to [m stride] = the transpose of the k rows of x as pairs.
-template <class T>
-void pair_columns(const T* x, std::int64_t x_stride, std::int64_t k, std::int64_t m, std::uint32_t* to,
-                  std::int64_t stride) {
-  HWY_ALIGN std::uint32_t block[16 * 16];
-  for (std::int64_t l = 0; l < k; l += 32) {
-    const std::int64_t rows = std::min<std::int64_t>(32, k - l);
-    if (rows < 32) std::fill_n(block, 16 * 16, 0U);
-    for (std::int64_t i = 0; i < m; i += 16) {
-      const std::int64_t columns = std::min<std::int64_t>(16, m - i);
-      for (std::int64_t r = 0; r < rows; r += 2) {
-        const T* const even = x + (l + r) * x_stride + i;
-        const T* const odd = r + 1 < rows ? even + x_stride : nullptr;
-        pair_rows(even, odd, columns, block + 8 * r);
-      }
-      transpose(reinterpret_cast<const float*>(block), 16, 16, columns,
-                reinterpret_cast<float*>(to + i * stride + l / 2), stride, 16);
-    }
-  }
-}
-
 /// Where the scratch of a ColumnProduct is divided: sums, rows of the transpose of x, panels of dy.
 struct ColumnScratch {
   ColumnScratch(Way way, std::int64_t m, std::int64_t n, std::int64_t k)
-      : terms(is_bf16(way) ? round_up(std::min(k, kBlockOfBf16), kBf16Terms) : std::min(k, kBlockOfFloats)),
-        stride(round_up(is_bf16(way) ? terms / 2 : terms, 16) + 16),
+      : block(is_bf16(way) ? kBlockOfBf16 : kBlockOfFloats),
+        stride(copy_stride(round_up(padded_terms(way, std::min(k, block)), 16))),
         rows(PanelSums(way, m, n)),
-        panels(rows + aligned_floats(m * stride)),
-        end(panels + PackedFloats(way, n, terms)) {}
-  std::int64_t terms;
-  std::int64_t stride;  // floats of a row; not a multiple of 4096 bytes
+        panels(rows + aligned_floats(m * stride * size_of(multiplied_dtype(way)) / 4)),
+        end(panels + PackedFloats(way, n, std::min(k, block))) {}
+  std::int64_t block;   // of k
+  std::int64_t stride;  // elements of a row
   std::int64_t rows, panels, end;
 };
 std::int64_t ColumnProductScratch(Way way, std::int64_t m, std::int64_t n, std::int64_t k) {
   return ColumnScratch(way, m, n, k).end;
 }
 
-/// What the block of k at `l` packs.
-void add_memory_of_block(const ColumnProduct& p, std::int64_t l, Ahead& ahead) {
-  const std::int64_t rows = std::min(is_bf16(p.way) ? kBlockOfBf16 : kBlockOfFloats, p.k - l);
-  const auto add = [&](const Matrix& m, std::int64_t columns) {
-    const std::int64_t bytes = size_of(m.dtype);
-    const void* const first = m.at(l, 0).data;
-    if (m.strip_rows == 0) return ahead.add(first, m.stride * bytes, columns * bytes, rows);
-    ahead.add(first, m.strip_step() * bytes, rows * kStrip * bytes, (columns + kStrip - 1) / kStrip);
-  };
-  if (rows <= 0) return;
-  add(p.dy, p.n);
-  add(p.x, p.m);
-}
-void AddFirstBlock(const ColumnProduct& p, Ahead& ahead) { add_memory_of_block(p, 0, ahead); }
-
 void MultiplyColumns(const ColumnProduct& p) {
   const ColumnScratch at(p.way, p.m, p.n, p.k);
-  const bool bf16 = is_bf16(p.way);
-  const std::int64_t block = bf16 ? kBlockOfBf16 : kBlockOfFloats;
   float* const rows = p.scratch + at.rows;
   float* const panels = p.scratch + at.panels;
-  // Of the transpose of x.
-  const Matrix a{rows, bf16 ? Dtype::bf16 : Dtype::f32, bf16 ? 2 * at.stride : at.stride};
-  for (std::int64_t l = 0; l == 0 || l < p.k; l += block) {
-    const std::int64_t terms = std::min(block, p.k - l);
-    const Matrix x = p.x.at(l, 0);
+  const Matrix a{rows, multiplied_dtype(p.way), at.stride};  // of the transpose of x
+  for (std::int64_t l = 0; l == 0 || l < p.k; l += at.block) {
+    const std::int64_t terms = std::min(at.block, p.k - l);
     const Matrix dy = p.dy.at(l, 0);
-    if (bf16) {
-      for_strips(x, p.m, [&](const auto* data, std::int64_t i, std::int64_t m) {
-        pair_columns(data, x.row_step(), terms, m, reinterpret_cast<std::uint32_t*>(rows) + i * at.stride, at.stride);
-      });
-    } else {
-      TransposeFloats(p.way, x, terms, p.m, rows, at.stride);
-    }
+    TransposeOperand(p.way, p.x.at(l, 0), terms, p.m, rows, at.stride);
     PackPanels(p.way, terms, dy, 0, p.n, panels);
     if (p.sums != nullptr) SumColumns(dy, terms, p.n, p.sums, p.y.finish == Finish::add || l > 0);
-    const bool last = l + block >= p.k;
-    Ahead later;
-    if (!last) add_memory_of_block(p, l + terms, later);
-    MultiplyPanels({bf16 ? p.way : Way::f32, p.m, bf16 ? round_up(terms, kBf16Terms) : terms, a, panels, 0, p.n, p.y,
-                    p.scratch, nullptr, l == 0, last, last ? p.later : &later});
+    MultiplyPanels({after_rounding(p.way), p.m, padded_terms(p.way, terms), a, panels, 0, p.n, p.y, p.scratch, nullptr,
+                    l == 0, l + at.block >= p.k});
   }
 }
 
@@ -667,7 +661,7 @@ HWY_EXPORT(PanelColumns);
 HWY_EXPORT(PanelBytes);
 HWY_EXPORT(PackedFloats);
 HWY_EXPORT(PackPanels);
-HWY_EXPORT(TransposeFloats);
+HWY_EXPORT(TransposeOperand);
 HWY_EXPORT(SumColumns);
 HWY_EXPORT(MostRows);
 HWY_EXPORT(MostTerms);
@@ -676,7 +670,6 @@ HWY_EXPORT(PanelScratch);
 HWY_EXPORT(MultiplyPanels);
 HWY_EXPORT(ColumnProductScratch);
 HWY_EXPORT(MultiplyColumns);
-HWY_EXPORT(AddFirstBlock);
 
 Epilogue Epilogue::at(std::int64_t row) const {
   const std::int64_t bytes = size_of(dtype);
@@ -703,8 +696,8 @@ std::int64_t panel_bytes(Way way, std::int64_t k) { return HWY_DYNAMIC_DISPATCH(
 void pack_panels(Way way, std::int64_t k, const Matrix& b, std::int64_t first, std::int64_t columns, void* to) {
   HWY_DYNAMIC_DISPATCH(PackPanels)(way, k, b, first, columns, to);
 }
-void transpose_floats(Way way, const Matrix& b, std::int64_t k, std::int64_t m, float* to, std::int64_t stride) {
-  HWY_DYNAMIC_DISPATCH(TransposeFloats)(way, b, k, m, to, stride);
+void transpose_operand(Way way, const Matrix& b, std::int64_t k, std::int64_t m, void* to, std::int64_t stride) {
+  HWY_DYNAMIC_DISPATCH(TransposeOperand)(way, b, k, m, to, stride);
 }
 void sum_columns(const Matrix& b, std::int64_t k, std::int64_t n, float* sums, bool add) {
   HWY_DYNAMIC_DISPATCH(SumColumns)(b, k, n, sums, add);
@@ -720,9 +713,6 @@ std::int64_t panel_scratch(Way way, std::int64_t rows, std::int64_t k) {
 void multiply(const PanelProduct& product) { HWY_DYNAMIC_DISPATCH(MultiplyPanels)(product); }
 std::int64_t column_product_scratch(Way way, std::int64_t m, std::int64_t n, std::int64_t k) {
   return HWY_DYNAMIC_DISPATCH(ColumnProductScratch)(way, m, n, k);
-}
-void add_first_block(const ColumnProduct& product, Ahead& ahead) {
-  HWY_DYNAMIC_DISPATCH(AddFirstBlock)(product, ahead);
 }
 void multiply(const ColumnProduct& product) { HWY_DYNAMIC_DISPATCH(MultiplyColumns)(product); }
 

@@ -68,9 +68,20 @@ std::int64_t packed_floats(Way way, std::int64_t n, std::int64_t k);
 /// a strip if b is in strips.
 void pack_panels(Way way, std::int64_t k, const Matrix& b, std::int64_t first, std::int64_t columns, void* to);
 
-/// to[i * stride + l] = b[l][i] as `way` takes it, for the f32 ways; k rows and m columns of b, which is not
-/// transposed.
-void transpose_floats(Way way, const Matrix& b, std::int64_t k, std::int64_t m, float* to, std::int64_t stride);
+/// What a way multiplies: f32 or bf16.
+constexpr Dtype multiplied_dtype(Way way) {
+  return way == Way::bf16_pairs || way == Way::bf16_tiles ? Dtype::bf16 : Dtype::f32;
+}
+/// How operands are multiplied that have been rounded before.
+constexpr Way after_rounding(Way way) { return way == Way::f32_of_rounded ? Way::f32 : way; }
+/// Terms of a row of which k are given: bf16 goes on with zeros to those of a whole tile.
+constexpr std::int64_t padded_terms(Way way, std::int64_t k) {
+  return multiplied_dtype(way) == Dtype::bf16 ? (k + 31) / 32 * 32 : k;
+}
+
+/// to[i * stride + l] = b[l][i] as the way multiplies it, and 0 for k <= l < padded_terms; k rows and m columns of b,
+/// which is not transposed.
+void transpose_operand(Way way, const Matrix& b, std::int64_t k, std::int64_t m, void* to, std::int64_t stride);
 /// sums[j] = or += b[0][j] + b[1][j] + ..., unrounded, one after the other: k rows and n columns of b, which is not
 /// transposed.
 void sum_columns(const Matrix& b, std::int64_t k, std::int64_t n, float* sums, bool add);
@@ -139,19 +150,16 @@ std::int64_t most_rows(Way way, std::int64_t k);
 std::int64_t panel_sums(Way way, std::int64_t rows, std::int64_t columns);
 std::int64_t panel_scratch(Way way, std::int64_t rows, std::int64_t k);
 
-/// y (m x n) = or += x^T dy over k rows.
+/// y (m x n) = or += x^T dy over k rows, for few m and n.
 struct ColumnProduct {
   Way way;
   std::int64_t m, n, k;
-  Matrix x;                // [k m]; counts as not transposed
-  Matrix dy;               // [k n], not transposed
-  Epilogue y;              // store without bias and residual, or add
-  float* sums;             // [n]: = or += dy's rows, unrounded, one after the other; or nullptr
-  float* scratch;          // column_product_scratch
-  Ahead* later = nullptr;  // what the caller will read
+  Matrix x;        // [k m]; counts as not transposed
+  Matrix dy;       // [k n], not transposed
+  Epilogue y;      // store without bias and residual, or add
+  float* sums;     // [n]: = or += dy's rows, unrounded, one after the other; or nullptr
+  float* scratch;  // column_product_scratch
 };
-/// What a ColumnProduct reads first.
-void add_first_block(const ColumnProduct& product, Ahead& ahead);
 void multiply(const ColumnProduct& product);
 std::int64_t column_product_scratch(Way way, std::int64_t m, std::int64_t n, std::int64_t k);
 

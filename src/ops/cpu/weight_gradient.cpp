@@ -12,11 +12,6 @@ namespace vitrail::cpu {
 namespace {
 
 constexpr std::int64_t kMostRowsOfPiece = 512;
-// The most rows and columns of a tile: its sums stay in the second cache. With few tiles for many threads they are
-// smaller, which costs packing but no bits.
-constexpr std::int64_t kTileIn = 384;
-constexpr std::int64_t kTileOut = 256;
-constexpr std::int64_t kLeastTile = 64;
 constexpr std::int64_t kUnitsOfThread = 4;
 constexpr std::int64_t kStreamedBytes = 4 << 20;
 
@@ -114,114 +109,83 @@ void sum_leaves(const TileGradient& to, std::int64_t leaves, float* scratch, con
   if (to.db != nullptr) std::copy_n(db, to.width, to.db);
 }
 
-/// A piece of one expert's gradient: pieces `row` of the rows and `column` of the columns.
-struct Tile {
-  const WeightGradient& job;
-  std::int64_t expert, row, column;
-};
-
 /// A gradient that no cache holds until the optimizer comes is written past them.
 bool is_streamed(const WeightGradientShape& s, std::int64_t blocks) {
   return s.leaves == 1 && blocks * s.in * s.out * 4 > kStreamedBytes;
 }
 
-/// Wide weights: cut in tiles, each summed over all rows of a leaf at once and over the leaves in order.
-void by_tiles(std::span<const WeightGradient> jobs, const WeightGradientShape& s, int threads, Workspace& workspace) {
-  Cut in = cut_evenly(s.in, kTileIn, kStrip);
-  const Cut out = cut_evenly(s.out, kTileOut, kStrip);
-  const std::int64_t blocks = static_cast<std::int64_t>(jobs.size()) * s.experts;
-  while (threads > 1 && blocks * in.pieces() * out.pieces() < kUnitsOfThread * threads && in.piece > kLeastTile)
-    in = cut_evenly(s.in, in.piece / 2, kStrip);
-  const std::int64_t tiles = in.pieces() * out.pieces();
-  const std::int64_t copies = aligned_floats(column_product_scratch(s.way, in.piece, out.piece, s.rows));
-  const std::int64_t per_thread = copies + sum_leaves_scratch(s.leaves, in.piece, out.piece);
-  float* const scratch = workspace.floats(threads * per_thread);
-  const bool stream = is_streamed(s, blocks);
-  const auto tile_of = [&](std::int64_t unit) {
-    return Tile{jobs[static_cast<std::size_t>(unit / (s.experts * tiles))], unit / tiles % s.experts,
-                unit % tiles / out.pieces(), unit % out.pieces()};
-  };
-  const auto product_of = [&](const Tile& tile, std::int64_t leaf, float* dw, std::int64_t stride) {
-    const std::int64_t first = (leaf * s.experts + tile.expert) * s.rows;
-    ColumnProduct p{s.way,
-                    in.length(tile.row),
-                    out.length(tile.column),
-                    s.rows,
-                    tile.job.x.at(first, in.begin(tile.row)),
-                    tile.job.dy.at(first, out.begin(tile.column)),
-                    into_floats(dw, stride),
-                    nullptr,
-                    nullptr};
-    p.y.stream = stream;
-    return p;
-  };
-  for_each_unit(threads, blocks * tiles, [&](std::int64_t unit, int thread) {
-    const Tile tile = tile_of(unit);
-    const std::int64_t column = tile.expert * s.out + out.begin(tile.column);
-    float* const copy = scratch + thread * per_thread;
-    Ahead later;  // what this thread will probably do next
-    add_first_block(product_of(tile_of(std::min(unit + threads, blocks * tiles - 1)), 0, nullptr, s.out), later);
-    const TileGradient to{tile.job.dw + (tile.expert * s.in + in.begin(tile.row)) * s.out + out.begin(tile.column),
-                          s.out, tile.row == 0 && tile.job.db != nullptr ? tile.job.db + column : nullptr,
-                          in.length(tile.row), out.length(tile.column)};
-    sum_leaves(to, s.leaves, copy + copies, [&](std::int64_t leaf, float* dw, std::int64_t stride, float* db) {
-      ColumnProduct p = product_of(tile, leaf, dw, stride);
-      p.sums = db;
-      p.scratch = copy;
-      p.later = leaf + 1 == s.leaves ? &later : nullptr;
-      multiply(p);
-    });
-  });
-}
-
-// In f32, x is transposed beforehand, some of it at a time. Then a tile is a product of rows as others are: all terms
-// of its sums at once, with panels of dy that are packed once for many rows. (In bf16 both are packed as pairs anyhow.)
+// Wide weights: x is transposed beforehand, some of it at a time. Then a tile of the gradient is a product of rows as
+// others are: all terms of its sums at once, with panels of dy that are packed once for many rows. With few tiles for
+// many threads they are smaller, which costs packing but no bits.
 
 constexpr std::int64_t kTransposedBytes = 4 << 20;  // about, for each thread
+constexpr std::int64_t kOwnBytes = 3 << 17;         // what a thread keeps for itself, in the second cache
 constexpr std::int64_t kPackedBytes = 1 << 18;
 constexpr std::int64_t kLeastRows = 96;
+constexpr std::int64_t kLeastOwnRows = 384;
 
-/// x is cut in slices: some of its columns, of one job and expert. A few slices are transposed at a time, then their
-/// gradients made, cut in tiles of rows and columns.
+/// x is cut in slices: some of its columns, of one job and expert. Where few rows leave the second cache room for it, a
+/// thread transposes a slice for itself and makes its gradient, or a part of the columns; else all threads transpose a
+/// few slices, then make their gradients, cut in tiles of rows and columns.
 struct Slices {
   Slices(const WeightGradientShape& s, std::int64_t blocks, int threads, bool is_transposed)
-      : stride(is_transposed ? s.rows : aligned_floats(s.rows) + (aligned_floats(s.rows) % 1024 == 0 ? 16 : 0)),
-        in(is_transposed ? whole(s.in) : cut_evenly(s.in, std::max(columns_at_once(s, threads), kStrip), kStrip)),
-        count(blocks * in.pieces()),
-        at_once(is_transposed ? count : std::clamp<std::int64_t>(columns_at_once(s, threads) / in.piece, 1, count)),
-        floats(is_transposed ? 0 : s.leaves * in.piece * stride),
-        terms(cut_evenly(s.rows, most_terms(Way::f32))),
-        out(cut_evenly(s.out, panels_of_tile() * panel_columns(Way::f32), kStrip)),
-        rows(cut_evenly(in.piece, in.piece, kTileRows)) {
-    while (threads > 1 && at_once * tiles() < kUnitsOfThread * threads && rows.piece > kLeastRows)
+      : dtype(multiplied_dtype(s.way)),
+        stride(is_transposed ? s.rows : stride_of(padded_terms(s.way, s.rows))),
+        terms(cut_evenly(s.rows, most_terms(s.way), kStrip)),
+        out(cut_evenly(s.out, panels_of_tile(s.way) * panel_columns(s.way), kStrip)) {
+    const std::int64_t own_columns = columns_in(kOwnBytes, s);
+    const std::int64_t enough = threads > 1 ? kUnitsOfThread * threads : 1;
+    in = is_transposed ? whole(s.in) : cut_evenly(s.in, own_columns, kStrip);
+    own =
+        !is_transposed && own_columns >= std::min(s.in, kLeastOwnRows) && blocks * in.pieces() * out.pieces() >= enough;
+    if (!own && !is_transposed) in = cut_evenly(s.in, columns_in(kTransposedBytes * threads, s), kStrip);
+    count = blocks * in.pieces();
+    at_once = own || is_transposed
+                  ? count
+                  : std::clamp<std::int64_t>(columns_in(kTransposedBytes * threads, s) / in.piece, 1, count);
+    parts = own ? std::clamp<std::int64_t>((enough + count - 1) / count, 1, out.pieces()) : out.pieces();
+    floats = is_transposed ? 0 : s.leaves * in.piece * stride * size_of(dtype) / 4;
+    rows = cut_evenly(in.piece, in.piece, kTileRows);
+    while (!own && at_once * rows.pieces() * parts < enough && rows.piece > kLeastRows)
       rows = cut_evenly(in.piece, rows.piece / 2, kTileRows);
-    blocks_of_rows = cut_evenly(rows.piece, most_rows(Way::f32, terms.length(0)), kTileRows);
-    packed = packed_floats(Way::f32, out.piece, terms.length(0));
-    sums = panel_sums(Way::f32, blocks_of_rows.length(0), out.piece);
+    blocks_of_rows = cut_evenly(rows.piece, most_rows(s.way, terms.length(0)), kTileRows);
+    packed = packed_floats(s.way, out.piece, terms.length(0));
+    sums = panel_sums(s.way, blocks_of_rows.length(0), out.piece);
     copies = packed + (terms.pieces() > 1 ? blocks_of_rows.pieces() : 1) * sums;
-    scratch = copies + panel_scratch(Way::f32, blocks_of_rows.length(0), terms.length(0));
+    leaves = copies + panel_scratch(s.way, blocks_of_rows.length(0), terms.length(0));
+    transposed = leaves + sum_leaves_scratch(s.leaves, rows.piece, out.piece);
+    scratch = transposed + (own ? floats : 0);
   }
-  [[nodiscard]] std::int64_t columns_at_once(const WeightGradientShape& s, int threads) const {
-    return std::max<std::int64_t>(1, kTransposedBytes * threads / (4 * s.leaves * stride));
+  /// Whole cache lines for so many elements, and not a multiple of 4096 bytes.
+  [[nodiscard]] std::int64_t stride_of(std::int64_t elements) const {
+    const std::int64_t line = 64 / size_of(dtype);
+    const std::int64_t lines = (elements + line - 1) / line;
+    return (lines % 64 == 0 ? lines + 1 : lines) * line;
   }
-  [[nodiscard]] std::int64_t panels_of_tile() const {
-    return std::max<std::int64_t>(1, kPackedBytes / std::max<std::int64_t>(1, panel_bytes(Way::f32, terms.length(0))));
+  /// Columns of all leaves that fill about so many bytes.
+  [[nodiscard]] std::int64_t columns_in(std::int64_t bytes, const WeightGradientShape& s) const {
+    return std::max(kStrip, bytes / std::max<std::int64_t>(1, size_of(dtype) * s.leaves * stride));
   }
-  [[nodiscard]] std::int64_t tiles() const { return rows.pieces() * out.pieces(); }
+  [[nodiscard]] std::int64_t panels_of_tile(Way way) const {
+    return std::max<std::int64_t>(1, kPackedBytes / std::max<std::int64_t>(1, panel_bytes(way, terms.length(0))));
+  }
 
   static constexpr std::int64_t kTileRows = 6;  // in registers
 
-  // Of a row of what is transposed: whole cache lines, not a multiple of 4096 bytes; or as x came.
-  std::int64_t stride;
-  Cut in;
-  std::int64_t count, at_once;
-  std::int64_t floats;  // of a slice: [leaves columns stride]
-  Cut terms, out, rows;
+  Dtype dtype;
+  std::int64_t stride;  // elements of a row of what is transposed
+  Cut terms, out;
+  Cut in{0, 1};
+  bool own = false;
+  std::int64_t count = 0, at_once = 0;
+  std::int64_t parts = 1;   // of the tiles beside each other; each is a unit of work
+  std::int64_t floats = 0;  // of a slice: [leaves columns stride]
+  Cut rows{0, 1};
   Cut blocks_of_rows{0, 1};  // multiplied at once
-  std::int64_t packed = 0;   // floats of a tile's panels
-  std::int64_t sums = 0;     // floats of a block's sums
-  std::int64_t copies = 0;   // where they begin in a thread's scratch
-  std::int64_t scratch = 0;  // floats of a thread
+  // Floats of a tile's panels, and of a block's sums.
+  std::int64_t packed = 0, sums = 0;
+  // Of a thread's scratch: panels and sums, then from where it is copies, sums over leaves, and its own slice; its end.
+  std::int64_t copies = 0, leaves = 0, transposed = 0, scratch = 0;
 };
 struct Slice {
   const WeightGradient& job;
@@ -237,7 +201,7 @@ Slice slice_of(std::span<const WeightGradient> jobs, const WeightGradientShape& 
 
 /// One leaf's gradient of a tile: y = x dy, and db the sums of dy's columns if not nullptr. x is transposed, at the
 /// tile's first row; dy is at its first column.
-void multiply_tile(const WeightGradientShape& s, const Slices& slices, const float* x, const Matrix& dy,
+void multiply_tile(const WeightGradientShape& s, const Slices& slices, const Matrix& x, const Matrix& dy,
                    const TileGradient& tile, bool stream, float* scratch) {
   float* const sums = scratch + slices.packed;
   const Cut& rows = slices.blocks_of_rows;
@@ -250,9 +214,9 @@ void multiply_tile(const WeightGradientShape& s, const Slices& slices, const flo
       const std::int64_t row = rows.begin(i);
       Epilogue y = into_floats(tile.dw + row * tile.stride, tile.stride);
       y.stream = stream;
-      multiply(PanelProduct{Way::f32, std::min(rows.piece, tile.height - row), terms,
-                            Matrix{x + row * slices.stride + first, Dtype::f32, slices.stride}, scratch, 0, tile.width,
-                            y, sums + (slices.terms.pieces() > 1 ? i * slices.sums : 0), scratch + slices.copies,
+      multiply(PanelProduct{after_rounding(s.way), std::min(rows.piece, tile.height - row), padded_terms(s.way, terms),
+                            x.at(row, first), scratch, 0, tile.width, y,
+                            sums + (slices.terms.pieces() > 1 ? i * slices.sums : 0), scratch + slices.copies,
                             piece == 0, piece + 1 == slices.terms.pieces()});
     }
   }
@@ -262,44 +226,59 @@ void by_slices(std::span<const WeightGradient> jobs, const WeightGradientShape& 
   const std::int64_t blocks = static_cast<std::int64_t>(jobs.size()) * s.experts;
   const bool is_transposed = jobs.front().x.transposed;
   const Slices slices(s, blocks, threads, is_transposed);
-  const std::int64_t per_thread = slices.scratch + sum_leaves_scratch(s.leaves, slices.rows.piece, slices.out.piece);
-  float* const scratches = workspace.floats(threads * per_thread + slices.at_once * slices.floats);
-  float* const transposed = scratches + threads * per_thread;
+  const bool together = !slices.own && !is_transposed;
   const bool stream = is_streamed(s, blocks);
+  float* const scratches = workspace.floats(threads * slices.scratch + (together ? slices.at_once * slices.floats : 0));
+  const std::int64_t strips = (slices.in.piece + kStrip - 1) / kStrip;
+  // Where number `number` of those at once is transposed, from its column `column` on.
+  const auto transposed = [&](std::int64_t number, int thread, std::int64_t leaf, std::int64_t column) {
+    float* const first = slices.own ? scratches + thread * slices.scratch + slices.transposed
+                                    : scratches + threads * slices.scratch + number * slices.floats;
+    return Matrix{first, slices.dtype, slices.stride}.at(leaf * slices.in.piece + column, 0);
+  };
+  // Strip number `i` of those of all leaves.
+  const auto transpose = [&](const Slice& slice, std::int64_t number, int thread, std::int64_t i) {
+    const std::int64_t leaf = i / strips;
+    const std::int64_t first = i % strips * kStrip;
+    if (first >= slice.columns) return;
+    transpose_operand(s.way, slice.job.x.at((leaf * s.experts + slice.expert) * s.rows, slice.first + first), s.rows,
+                      std::min(kStrip, slice.columns - first),
+                      const_cast<void*>(transposed(number, thread, leaf, first).data), slices.stride);
+  };
+  const auto make_tile = [&](const Slice& slice, std::int64_t number, int thread, std::int64_t row,
+                             std::int64_t piece) {
+    const std::int64_t column = slices.out.begin(piece);
+    const TileGradient to{
+        slice.job.dw + (slice.expert * s.in + slice.first + row) * s.out + column, s.out,
+        slice.first + row == 0 && slice.job.db != nullptr ? slice.job.db + slice.expert * s.out + column : nullptr,
+        std::min(slices.rows.piece, slice.columns - row), slices.out.length(piece)};
+    float* const scratch = scratches + thread * slices.scratch;
+    sum_leaves(to, s.leaves, scratch + slices.leaves,
+               [&](std::int64_t leaf, float* dw, std::int64_t stride, float* db) {
+                 const std::int64_t block = leaf * s.experts + slice.expert;
+                 const Matrix x = is_transposed
+                                      ? Matrix{slice.job.x.data, slices.dtype, slices.stride}.at(block * s.in + row, 0)
+                                      : transposed(number, thread, leaf, row);
+                 multiply_tile(s, slices, x, slice.job.dy.at(block * s.rows, column),
+                               {dw, stride, db, to.height, to.width}, stream, scratch);
+               });
+  };
   for (std::int64_t begin = 0; begin < slices.count; begin += slices.at_once) {
     const std::int64_t count = std::min(slices.at_once, slices.count - begin);
-    const std::int64_t strips = (slices.in.piece + kStrip - 1) / kStrip;
-    for_each_unit(threads, is_transposed ? 0 : count * s.leaves * strips, [&](std::int64_t unit, int) {
+    for_each_unit(threads, together ? count * s.leaves * strips : 0, [&](std::int64_t unit, int thread) {
       const std::int64_t number = unit / (s.leaves * strips);
-      const std::int64_t leaf = unit / strips % s.leaves;
-      const std::int64_t first = unit % strips * kStrip;
-      const Slice slice = slice_of(jobs, s, slices, begin + number);
-      if (first >= slice.columns) return;
-      transpose_floats(s.way, slice.job.x.at((leaf * s.experts + slice.expert) * s.rows, slice.first + first), s.rows,
-                       std::min(kStrip, slice.columns - first),
-                       transposed + number * slices.floats + (leaf * slices.in.piece + first) * slices.stride,
-                       slices.stride);
+      transpose(slice_of(jobs, s, slices, begin + number), number, thread, unit % (s.leaves * strips));
     });
-    for_each_unit(threads, count * slices.tiles(), [&](std::int64_t unit, int thread) {
-      const std::int64_t number = unit / slices.tiles();
+    for_each_unit(threads, count * slices.rows.pieces() * slices.parts, [&](std::int64_t unit, int thread) {
+      const std::int64_t number = unit / slices.parts / slices.rows.pieces();
       const Slice slice = slice_of(jobs, s, slices, begin + number);
-      const std::int64_t row = slices.rows.begin(unit % slices.tiles() / slices.out.pieces());
-      const std::int64_t column = slices.out.begin(unit % slices.out.pieces());
+      const std::int64_t row = slices.rows.begin(unit / slices.parts % slices.rows.pieces());
+      const std::int64_t part = unit % slices.parts;
       if (row >= slice.columns) return;
-      const TileGradient to{
-          slice.job.dw + (slice.expert * s.in + slice.first + row) * s.out + column, s.out,
-          slice.first + row == 0 && slice.job.db != nullptr ? slice.job.db + slice.expert * s.out + column : nullptr,
-          std::min(slices.rows.piece, slice.columns - row), slices.out.length(unit % slices.out.pieces())};
-      float* const scratch = scratches + thread * per_thread;
-      sum_leaves(
-          to, s.leaves, scratch + slices.scratch, [&](std::int64_t leaf, float* dw, std::int64_t stride, float* db) {
-            const float* const x =
-                is_transposed ? static_cast<const float*>(slice.job.x.data) +
-                                    ((leaf * s.experts + slice.expert) * s.in + row) * slices.stride
-                              : transposed + number * slices.floats + (leaf * slices.in.piece + row) * slices.stride;
-            multiply_tile(s, slices, x, slice.job.dy.at((leaf * s.experts + slice.expert) * s.rows, column),
-                          {dw, stride, db, to.height, to.width}, stream, scratch);
-          });
+      for (std::int64_t i = 0; slices.own && i < s.leaves * strips; ++i) transpose(slice, number, thread, i);
+      const std::int64_t end = (part + 1) * slices.out.pieces() / slices.parts;
+      for (std::int64_t piece = part * slices.out.pieces() / slices.parts; piece < end; ++piece)
+        make_tile(slice, number, thread, row, piece);
     });
   }
 }
@@ -308,8 +287,7 @@ void by_slices(std::span<const WeightGradient> jobs, const WeightGradientShape& 
 
 void weight_gradients(std::span<const WeightGradient> jobs, const WeightGradientShape& shape, int threads,
                       Workspace& workspace) {
-  const bool f32 = shape.way == Way::f32 || shape.way == Way::f32_of_rounded;
-  (shape.in * shape.out <= kSmallWeights ? by_rows : f32 ? by_slices : by_tiles)(jobs, shape, threads, workspace);
+  (shape.in * shape.out <= kSmallWeights ? by_rows : by_slices)(jobs, shape, threads, workspace);
 }
 
 Cut pieces_of_rows(std::int64_t rows) { return cut_evenly(rows, kMostRowsOfPiece); }
