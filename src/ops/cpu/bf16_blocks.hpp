@@ -42,12 +42,17 @@ class Ahead {
 
   __attribute__((always_inline)) void fetch_piece() {
     Run& run = runs_[now_];
-    const std::int64_t end = place_ + kPiece < run.bytes ? place_ + kPiece : run.bytes;
-    for (; place_ < end; place_ += 64) __builtin_prefetch(run.row + place_, 0, 2);
-    if (place_ < run.bytes) return;
-    place_ = 0;
-    run.row += run.stride;
-    if (--run.rows == 0) ++now_;
+    for (std::int64_t left = kPiece; left > 0;) {
+      const std::int64_t end = place_ + left < run.bytes ? place_ + left : run.bytes;
+      left -= end - place_;
+      for (; place_ < end; place_ += 64) __builtin_prefetch(run.row + place_, 0, 2);
+      if (place_ < run.bytes) return;
+      place_ = 0;
+      run.row += run.stride;
+      if (--run.rows > 0) continue;
+      ++now_;
+      return;
+    }
   }
 
   Run runs_[kMost];

@@ -79,6 +79,13 @@ void TanhBackwardRun(const float* dy, const float* y, float* dx, std::int64_t n)
 /// Rows of a LayerNorm that are computed together, so that the sums of one do not wait for those of another.
 constexpr int kNormRows = 4;
 
+/// The rows after these: each is too short a run for the hardware to see it coming.
+template <int kRows, class T>
+HWY_INLINE void fetch_next(const T* rows, std::int64_t n, std::int64_t i) {
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) __builtin_prefetch(rows + (kRows + r) * n + i);
+}
+
 /// kRows rows of a LayerNorm, from row `first`.
 template <int kRows, class X, class Y>
 HWY_INLINE void normalize(const LayernormRows& a, const X* x, Y* y, std::int64_t first) {
@@ -90,6 +97,7 @@ HWY_INLINE void normalize(const LayernormRows& a, const X* x, Y* y, std::int64_t
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) sums[r] = zero();
   for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+    fetch_next<kRows>(x, n, i);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) sums[r] = hn::Add(sums[r], load(x + r * n + i, count));
   });
@@ -152,6 +160,9 @@ HWY_INLINE void normalize_backward(const LayernormRowsBackward& a, const Dy* dy,
     dnormals[r] = products[r] = zero();
   }
   for_vectors(n, [&](std::int64_t i, std::int64_t count) {
+    fetch_next<kRows>(x, n, i);
+    fetch_next<kRows>(dy, n, i);
+    if (dresidual != nullptr) fetch_next<kRows>(dresidual, n, i);
     const Vector scale = load(a.scale + i, count);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
