@@ -2,11 +2,13 @@
 """Trains the same models with vitrail-bench and with PyTorch, in turn on this machine, and prints a table of the ratios.
 
     tests/bench/compare_with_pytorch.py --peer 'python torch_vmoe.py' [--programs build/release] [--rounds 3]
-                                        [--threads N] [--case MODEL:BATCH:PRECISION[:MORE] ...]
+                                        [--threads N] [--steps N] [--case MODEL:BATCH:PRECISION[:MORE] ...]
 
 The peer is any command that takes --model, --batch, --threads and --dtype (and MORE of a case), times whole training
 steps (forward, backward, AdamW), and prints one JSON line with the keys of `vitrail-bench step --json`: images_per_s,
-gflops, step_s, peak_gflops (with --peak), peak_rss_GiB, first_step_s. Every round runs each side once and is reported on
+gflops, step_s, peak_gflops (with --peak), peak_rss_GiB, first_step_s. With --steps both sides time so many steps after
+a tenth as many (the peer takes --steps and --warmup, too), else as many as each does by itself: steps of milliseconds
+get faster for a second. Every round runs each side once and is reported on
 stderr; of each side, and of the rounds' ratios, the median counts. The ceiling is the largest GEMM peak that either side
 measured in any round. What is in the environment (LD_PRELOAD ...) is the peer's alone: name it in PEER_ENVIRONMENT, as
 NAME=VALUE NAME=VALUE.
@@ -46,17 +48,21 @@ def last_json(command, environment=None):
     return json.loads(lines[-1])
 
 
-def ours(programs, model, batch, precision, threads):
+def of_steps(steps):
+    return ["--steps", str(steps), "--warmup", str(steps // 10)] if steps else []
+
+
+def ours(programs, model, batch, precision, threads, steps):
     which = ["--preset", "fmnist"] if model == "fmnist" else ["--model", model]
     command = [str(programs / "vitrail-bench"), "step", *which, "--batch", batch, "--threads", str(threads)]
-    return last_json([*command, "--precision", precision, "--seconds", "2", "--json"])
+    return last_json([*command, "--precision", precision, "--seconds", "2", "--json", *of_steps(steps)])
 
 
-def theirs(peer, model, batch, precision, threads, more):
+def theirs(peer, model, batch, precision, threads, more, steps):
     environment = dict(os.environ)
     environment.update(pair.split("=", 1) for pair in shlex.split(os.environ.get("PEER_ENVIRONMENT", "")))
     command = [*shlex.split(peer), "--model", model, "--batch", batch, "--threads", str(threads), "--dtype", precision]
-    return last_json([*command, *shlex.split(more), "--peak"], environment)
+    return last_json([*command, *shlex.split(more), "--peak", *of_steps(steps)], environment)
 
 
 def main():
@@ -65,6 +71,7 @@ def main():
     parser.add_argument("--programs", type=Path, default=Path("build/release"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--steps", type=int)
     parser.add_argument("--case", nargs="+", default=CASES, help="MODEL:BATCH:PRECISION[:MORE]")
     arguments = parser.parse_args()
     print("|", " | ".join(COLUMNS), "|")
@@ -75,8 +82,8 @@ def main():
         for _ in range(arguments.rounds):
             rounds.append(
                 (
-                    ours(arguments.programs, model, batch, precision, arguments.threads),
-                    theirs(arguments.peer, model, batch, precision, arguments.threads, more),
+                    ours(arguments.programs, model, batch, precision, arguments.threads, arguments.steps),
+                    theirs(arguments.peer, model, batch, precision, arguments.threads, more, arguments.steps),
                 )
             )
             speeds = [f"{side['images_per_s']:.4g} images/s, peak {side.get('peak_gflops') or 0:.0f}" for side in rounds[-1]]
