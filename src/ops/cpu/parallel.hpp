@@ -1,12 +1,14 @@
 #pragma once
 // The one way in which this back end uses several threads: numbered units of work whose cut depends on shapes alone,
-// handed to whichever thread is free. So no bit depends on the number of threads.
+// made by whichever thread is free. So no bit depends on the number of threads.
 
 #include <algorithm>
 #include <cstdint>
 #include <exception>
 
 #include <omp.h>
+
+#include "ops/cpu/shared_units.hpp"
 
 namespace vitrail::cpu {
 
@@ -28,20 +30,20 @@ template <class Body>
 void for_each_unit(int threads, std::int64_t units, const Body& body) {
   if (units <= 0) return;
   const int team = static_cast<int>(std::min<std::int64_t>(threads, units));
+  SharedUnits shared(team, units);
   std::exception_ptr failure;
 #pragma omp parallel num_threads(team)
   {
     omp_set_num_threads(1);  // of this implicit task only
     const int thread = omp_get_thread_num();
-#pragma omp for schedule(dynamic, 1)
-    for (std::int64_t unit = 0; unit < units; ++unit) {
+    shared.make(thread, [&](std::int64_t unit) {
       try {
         body(unit, thread);
       } catch (...) {
 #pragma omp critical(vitrail_for_each_unit)
         failure = std::current_exception();
       }
-    }
+    });
   }
   if (failure) std::rethrow_exception(failure);
 }

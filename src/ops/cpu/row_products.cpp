@@ -163,7 +163,7 @@ void multiply(std::span<const RowProducts> products, int threads, Workspace& wor
   const std::int64_t units = count * one.experts * grid.groups() * grid.ranges;
   for_each_unit(threads, units, [&](std::int64_t number, int thread) {
     // What this thread will probably do next: its weights are fetched in time.
-    const Unit next = unit_of(products, grid, std::min(number + threads, units - 1));
+    const Unit next = unit_of(products, grid, std::min(number + 1, units - 1));
     multiply_unit(unit_of(products, grid, number), next, grid, scratches + thread * grid.scratch);
   });
 }
