@@ -58,6 +58,9 @@ inline Matrix transposed(const ConstTensor& tensor, std::int64_t columns) {
   return {tensor.data, tensor.dtype, columns, true};
 }
 
+/// Rows of a tile in registers: blocks of rows should be multiples of it.
+constexpr std::int64_t tile_rows(Way way) { return way == Way::bf16_tiles ? 16 : 6; }
+
 /// Columns of a panel: b is packed, and c computed, in panels of so many; the last may be narrower.
 std::int64_t panel_columns(Way way);
 /// Bytes of one packed panel of a b with k rows.

@@ -45,8 +45,7 @@ struct Grid {
   [[nodiscard]] std::int64_t groups() const { return groups_of(group); }
   /// Sets rows, blocks, group and ranges. `apart`: so many times the units of one product and expert.
   void choose(const RowProducts& p, std::int64_t apart, int threads) {
-    const std::int64_t unit_of_rows = p.way == Way::bf16_tiles ? 16 : 6;  // of a tile in registers
-    const std::int64_t least_pieces = cut_evenly(p.rows, most_rows(p.way, p.k), unit_of_rows).pieces();
+    const std::int64_t least_pieces = cut_evenly(p.rows, most_rows(p.way, p.k), tile_rows(p.way)).pieces();
     const std::int64_t most_group = std::clamp<std::int64_t>(
         kPackedBytes / std::max<std::int64_t>(1, panel_bytes(p.way, terms.length(0))), 1, panels);
     const Overhead overhead = overhead_of(p.way);
@@ -55,7 +54,7 @@ struct Grid {
       const std::int64_t width = (panels + number - 1) / number;
       if (group == width) continue;
       for (std::int64_t pieces = least_pieces; pieces < least_pieces + 4; ++pieces) {
-        const Cut cut = cut_evenly(p.rows, std::max<std::int64_t>(1, (p.rows + pieces - 1) / pieces), unit_of_rows);
+        const Cut cut = cut_evenly(p.rows, std::max<std::int64_t>(1, (p.rows + pieces - 1) / pieces), tile_rows(p.way));
         const std::int64_t of_expert = p.leaves * cut.pieces();
         const std::int64_t most_kept =
             steps == 1 ? of_expert : std::max<std::int64_t>(1, kSumsBytes / (4 * cut.length(0) * width * panel + 1));

@@ -145,10 +145,10 @@ struct Slices {
                   : std::clamp<std::int64_t>(columns_in(kTransposedBytes * threads, s) / in.piece, 1, count);
     parts = own ? std::clamp<std::int64_t>((enough + count - 1) / count, 1, out.pieces()) : out.pieces();
     floats = is_transposed ? 0 : s.leaves * in.piece * stride * size_of(dtype) / 4;
-    rows = cut_evenly(in.piece, in.piece, kTileRows);
+    rows = cut_evenly(in.piece, in.piece, tile_rows(s.way));
     while (!own && at_once * rows.pieces() * parts < enough && rows.piece > kLeastRows)
-      rows = cut_evenly(in.piece, rows.piece / 2, kTileRows);
-    blocks_of_rows = cut_evenly(rows.piece, most_rows(s.way, terms.length(0)), kTileRows);
+      rows = cut_evenly(in.piece, rows.piece / 2, tile_rows(s.way));
+    blocks_of_rows = cut_evenly(rows.piece, most_rows(s.way, terms.length(0)), tile_rows(s.way));
     packed = packed_floats(s.way, out.piece, terms.length(0));
     sums = panel_sums(s.way, blocks_of_rows.length(0), out.piece);
     copies = packed + (terms.pieces() > 1 ? blocks_of_rows.pieces() : 1) * sums;
@@ -169,8 +169,6 @@ struct Slices {
   [[nodiscard]] std::int64_t panels_of_tile(Way way) const {
     return std::max<std::int64_t>(1, kPackedBytes / std::max<std::int64_t>(1, panel_bytes(way, terms.length(0))));
   }
-
-  static constexpr std::int64_t kTileRows = 6;  // in registers
 
   Dtype dtype;
   std::int64_t stride;  // elements of a row of what is transposed
