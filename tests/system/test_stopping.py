@@ -11,7 +11,7 @@ import unittest
 import programs
 from programs import CHECKPOINT, MODEL, REQUEUE, USAGE, Programs, options, processes_naming
 
-STEPS = 3000
+STEPS = 12_000  # more than a job does before it looks for its stop file: 4,700 a second on a fast machine
 ENDLESS = 10_000_000
 # Files of at most 64 KiB, as on a full disk: less than a checkpoint's. The ranks talk over sockets, whose buffers are no
 # files.
