@@ -29,6 +29,7 @@ TEST(SharedUnits, AreEachMadeOnce) {
       SharedUnits shared(threads, units);
       std::vector<std::atomic<int>> times(static_cast<std::size_t>(units));
       std::vector<std::thread> team;
+      team.reserve(static_cast<std::size_t>(threads));
       for (int thread = 0; thread < threads; ++thread) {
         team.emplace_back(
             [&, thread] { shared.make(thread, [&](std::int64_t unit) { ++times[static_cast<std::size_t>(unit)]; }); });
