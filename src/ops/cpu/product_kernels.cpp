@@ -37,7 +37,7 @@ bool is_bf16(Way way) { return multiplied_dtype(way) == Dtype::bf16; }
 
 std::int64_t PanelColumns(Way way) { return is_bf16(way) ? kBf16Columns : kPanelVectors * lanes(); }
 std::int64_t PanelBytes(Way way, std::int64_t k) {
-  return is_bf16(way) ? round_up(k, kBf16Terms) * kBf16Columns * 2 : k * PanelColumns(way) * 4;
+  return padded_terms(way, k) * PanelColumns(way) * size_of(multiplied_dtype(way));
 }
 std::int64_t PackedFloats(Way way, std::int64_t n, std::int64_t k) {
   const std::int64_t panel = PanelColumns(way);
@@ -359,8 +359,8 @@ void copy_rows(bool round, const From* from, std::int64_t stride, std::int64_t r
 /// The rows of a as the way takes them: where they are, or a copy.
 Matrix rows_of(Way way, const Matrix& a, std::int64_t rows, std::int64_t k, float* copy) {
   const bool bf16 = is_bf16(way);
-  const std::int64_t padded = bf16 ? round_up(k, kBf16Terms) : k;
-  const Dtype wanted = bf16 ? Dtype::bf16 : Dtype::f32;
+  const std::int64_t padded = padded_terms(way, k);
+  const Dtype wanted = multiplied_dtype(way);
   // Rows that lie a multiple of 4096 bytes apart fight for the same few lines of the first cache.
   const bool fight = a.row_step() * size_of(wanted) % 4096 == 0 && rows > 2;
   if (a.dtype == wanted && padded == k && way != Way::f32_of_rounded && !fight) return a;
@@ -533,7 +533,7 @@ std::int64_t PanelSums(Way way, std::int64_t rows, std::int64_t columns) {
   return (columns + panel - 1) / panel * aligned_floats(rows * panel);
 }
 std::int64_t PanelScratch(Way way, std::int64_t rows, std::int64_t k) {
-  return aligned_floats(rows * (is_bf16(way) ? copy_stride(round_up(k, kBf16Terms)) / 2 : copy_stride(k)));
+  return aligned_floats(rows * copy_stride(padded_terms(way, k)) * size_of(multiplied_dtype(way)) / 4);
 }
 
 /// A block of rows and one of k, on one panel.
@@ -590,7 +590,7 @@ void MultiplyPanels(const PanelProduct& p) {
   const std::int64_t panel = PanelColumns(p.way);
   const Matrix rows = rows_of(p.way, p.a, p.rows, p.k, p.scratch);
   const bool bf16 = is_bf16(p.way);
-  const std::int64_t k = bf16 ? round_up(p.k, kBf16Terms) : p.k;
+  const std::int64_t k = padded_terms(p.way, p.k);
   const std::int64_t block = bf16 ? kBlockOfBf16 : kBlockOfFloats;
   const char* packed = static_cast<const char*>(p.panels);
   float* sums = p.sums;
@@ -606,8 +606,8 @@ void MultiplyPanels(const PanelProduct& p) {
     for (std::int64_t l = 0; l == 0 || l < k; l += block) {
       const std::int64_t terms = std::min(block, k - l);
       multiply_block(p.way,
-                     {rows.at(0, l), packed + l * panel * (bf16 ? 2 : 4), terms, p.rows, width, sums, !p.first || l > 0,
-                      stores && l + terms >= k ? &stored : nullptr},
+                     {rows.at(0, l), packed + l * panel * size_of(multiplied_dtype(p.way)), terms, p.rows, width, sums,
+                      !p.first || l > 0, stores && l + terms >= k ? &stored : nullptr},
                      ahead);
     }
     if (p.last && !stores) finish(p.way, p.epilogue, sums, panel, p.rows, p.first_column + j, columns);
