@@ -1,6 +1,7 @@
 // The shapes written beside the fields in the verb headers, executed.
 
 #include <initializer_list>
+#include <string_view>
 
 #include "ops/ops.hpp"
 #include "ops/shape_check.hpp"
@@ -113,6 +114,16 @@ void MlpForward::check() const {
   c.stored("y", y, "leaves E rows D");
 }
 
+namespace {
+/// Of a weight: its gradient, or the update instead.
+void check_gradient(ShapeCheck& c, std::string_view field, const Tensor& dw, const EarlyUpdate* update,
+                    std::string_view shape) {
+  if (update == nullptr) return c.real(field, dw, shape);
+  for (const Tensor& x : {update->parameter, update->m, update->v}) c.real("parameter, m, v of an update", x, shape);
+  c.expect(update->updates >= 1, "updates counts from 1");
+}
+}  // namespace
+
 void MlpBackward::check() const {
   ShapeCheck c("mlp_backward");
   c.stored("dy", dy, "leaves E rows D");
@@ -124,9 +135,9 @@ void MlpBackward::check() const {
   c.stored("h", h, "leaves E rows F");
   c.stored("du", du, "leaves E rows F");
   c.stored("dx", dx, "leaves E rows D");
-  c.real("dw1", dw1, "E D F");
+  check_gradient(c, "dw1", dw1, update1, "E D F");
   c.real("db1", db1, "E F");
-  c.real("dw2", dw2, "E F D");
+  check_gradient(c, "dw2", dw2, update2, "E F D");
   c.real("db2", db2, "E D");
   expect_power_of_two(c);
 }

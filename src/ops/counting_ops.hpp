@@ -30,6 +30,9 @@ class CountingOps final : public Ops {
   [[nodiscard]] Precision precision() const noexcept override { return inner_.precision(); }
   [[nodiscard]] Dtype stored() const noexcept override { return inner_.stored(); }
   [[nodiscard]] Dtype stored_weights() const noexcept override { return inner_.stored_weights(); }
+  [[nodiscard]] bool updates_early(std::int64_t in, std::int64_t out) const noexcept override {
+    return inner_.updates_early(in, out);
+  }
   void seal() override { inner_.seal(); }
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept override { return inner_.workspace_bytes(); }
 

@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "device/tensor.hpp"
+#include "ops/early_update.hpp"
 
 namespace vitrail {
 
@@ -125,10 +126,13 @@ struct MlpBackward {
   Tensor h;                      // stored [leaves E rows F]; scratch
   Tensor du;                     // stored [leaves E rows F]; scratch
   Tensor dx;                     // stored [leaves E rows D]
-  Tensor dw1;                    // real [E D F]
+  Tensor dw1;                    // real [E D F]; left out with update1
   Tensor db1;                    // real [E F]
-  Tensor dw2;                    // real [E F D]
+  Tensor dw2;                    // real [E F D]; left out with update2
   Tensor db2;                    // real [E D]
+  // In place of a gradient, where Ops::updates_early says so.
+  const EarlyUpdate* update1 = nullptr;  // [optional] of w1
+  const EarlyUpdate* update2 = nullptr;  // [optional] of w2
   void check() const;
 };
 

@@ -105,6 +105,8 @@ class Ops {
   /// The dtype that the weights of products should have: bf16 where they are to be rounded once for a whole step, else
   /// real(): a back end that lays weights out anew for every product rounds them as it does so.
   [[nodiscard]] virtual Dtype stored_weights() const noexcept { return real(); }
+  /// Whether verbs take an EarlyUpdate of a weight [in out] (ops/early_update.hpp).
+  [[nodiscard]] virtual bool updates_early(std::int64_t /*in*/, std::int64_t /*out*/) const noexcept { return false; }
   /// From here on an allocation, or a primitive that was not made before, is an Error: all shapes of the run have been
   /// seen (train/step: Trainer::warm_up).
   virtual void seal() {}

@@ -55,9 +55,13 @@ VerbCost cost_of(const MlpForward& a) {
           bytes(a.x, a.w1, a.b1, a.w2, a.b2, a.hidden_mask, a.residual, a.y) + bytes(a.u) + 2 * bytes(a.h)};
 }
 VerbCost cost_of(const MlpBackward& a) {
-  return {4 * product(a.x, last(a.w1)),
-          bytes(a.dy, a.x, a.u, a.w1, a.w2, a.hidden_mask, a.dx, a.dw1, a.db1, a.dw2, a.db2) + 2 * bytes(a.h) +
-              2 * bytes(a.du)};
+  // A gradient, or what an update reads and writes instead.
+  const auto of_weight = [](const Tensor& dw, const EarlyUpdate* update) {
+    return update == nullptr ? bytes(dw) : 2 * bytes(update->parameter, update->m, update->v);
+  };
+  return {4 * product(a.x, last(a.w1)), bytes(a.dy, a.x, a.u, a.w1, a.w2, a.hidden_mask, a.dx, a.db1, a.db2) +
+                                            2 * bytes(a.h) + 2 * bytes(a.du) + of_weight(a.dw1, a.update1) +
+                                            of_weight(a.dw2, a.update2)};
 }
 
 VerbCost cost_of(const QkvForward& a) {

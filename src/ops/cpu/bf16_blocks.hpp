@@ -24,6 +24,8 @@ class Ahead {
     if (first == nullptr || count <= 0 || bytes <= 0 || end_ == kMost) return;
     runs_[end_++] = {static_cast<const char*>(first), stride, bytes, count};
   }
+  /// So many bytes at a time, and not kPiece.
+  void fetch_at_once(std::int64_t bytes) { at_once_ = bytes; }
   __attribute__((always_inline)) void fetch() {
     if (now_ == end_) {
       if (after_ != nullptr && after_->now_ != after_->end_) after_->fetch_piece();
@@ -32,17 +34,18 @@ class Ahead {
     fetch_piece();
   }
 
+  static constexpr std::int64_t kPiece = 512;  // the first cache can wait for some sixteen lines at a time
+
  private:
   struct Run {
     const char* row;
     std::int64_t stride, bytes, rows;
   };
   static constexpr int kMost = 6;
-  static constexpr std::int64_t kPiece = 512;  // the first cache can wait for some sixteen lines at a time
 
   __attribute__((always_inline)) void fetch_piece() {
     Run& run = runs_[now_];
-    for (std::int64_t left = kPiece; left > 0;) {
+    for (std::int64_t left = at_once_; left > 0;) {
       const std::int64_t end = place_ + left < run.bytes ? place_ + left : run.bytes;
       left -= end - place_;
       for (; place_ < end; place_ += 64) __builtin_prefetch(run.row + place_, 0, 2);
@@ -58,6 +61,7 @@ class Ahead {
   Run runs_[kMost];
   Ahead* after_;
   std::int64_t place_ = 0;  // in the row
+  std::int64_t at_once_ = kPiece;
   int now_ = 0;
   int end_ = 0;
 };

@@ -19,6 +19,7 @@ class CpuOps final : public Ops {
   [[nodiscard]] Dtype stored() const noexcept override {
     return precision_ == Precision::bf16 ? Dtype::bf16 : Dtype::f32;
   }
+  [[nodiscard]] bool updates_early(std::int64_t in, std::int64_t out) const noexcept override;
   void seal() override { workspace_.seal(); }
   [[nodiscard]] std::int64_t workspace_bytes() const noexcept override { return workspace_.bytes(); }
 

@@ -2,6 +2,7 @@
 // everything that a panel of rows needs and gives stays in cache.
 
 #include <algorithm>
+#include <optional>
 
 #include "ops/cpu/cpu_ops.hpp"
 #include "ops/cpu/parallel.hpp"
@@ -30,6 +31,20 @@ Sizes sizes_of(const Arguments& a) {
   return {a.x.shape[0], a.x.shape[1], a.x.shape[2], a.w1.shape[1], a.w1.shape[2]};
 }
 const float* floats_of(const ConstTensor& tensor) { return tensor ? tensor.as<float>() : nullptr; }
+float* floats_of(const Tensor& tensor) { return tensor ? tensor.as<float>() : nullptr; }
+
+/// An update as the kernels take it.
+std::optional<AdamWRun> run_of(const EarlyUpdate* update) {
+  if (update == nullptr) return std::nullopt;
+  AdamWRun run = adamw_constants(*update);
+  run.parameter = update->parameter.as<float>();
+  run.m = update->m.as<float>();
+  run.v = update->v.as<float>();
+  run.gradient_scale = static_cast<float>(update->multiplier);
+  run.decay = static_cast<float>(update->decay);
+  run.frozen = update->frozen;
+  return run;
+}
 
 /// u = x w1 + b1, h = gelu(u) * mask. h's rows are h_stride apart.
 Epilogue into_hidden(const MlpForward& a, const Sizes& s, void* h, std::int64_t h_stride) {
@@ -123,9 +138,12 @@ void backward_in_turn(const MlpBackward& a, const Sizes& s, Way way, int threads
   const RowProducts input =
       product_of(s, way, s.hidden, s.width, s.hidden_rows(a.du), transposed(a.w1, s.hidden), into_input_gradient(a, s));
   multiply({&input, 1}, threads, workspace);
-  const WeightGradient first{matrix(a.x, s.width), s.hidden_rows(a.du), a.dw1.as<float>(), a.db1.as<float>()};
+  const std::optional<AdamWRun> update1 = run_of(a.update1), update2 = run_of(a.update2);
+  const WeightGradient first{matrix(a.x, s.width), s.hidden_rows(a.du), floats_of(a.dw1), a.db1.as<float>(),
+                             update1 ? &*update1 : nullptr};
   weight_gradients({&first, 1}, {way, s.leaves, s.experts, s.rows, s.width, s.hidden}, threads, workspace);
-  const WeightGradient second{h, matrix(a.dy, s.width), a.dw2.as<float>(), a.db2.as<float>()};
+  const WeightGradient second{h, matrix(a.dy, s.width), floats_of(a.dw2), a.db2.as<float>(),
+                              update2 ? &*update2 : nullptr};
   weight_gradients({&second, 1}, {way, s.leaves, s.experts, s.rows, s.hidden, s.width}, threads, workspace);
 }
 

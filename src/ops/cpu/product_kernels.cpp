@@ -513,7 +513,7 @@ void add_memory_of_finish(const Epilogue& e, std::int64_t rows, std::int64_t col
   };
   const std::int64_t first_stored = offset_of(0, column, 0, e.strip_rows);
   add(e.u, first_stored, row_step_of(e.stride, e.strip_rows), bytes);
-  add(e.y, first_stored, row_step_of(e.y_stride, e.strip_rows), bytes);
+  if (!e.is_near) add(e.y, first_stored, row_step_of(e.y_stride, e.strip_rows), bytes);
   if (e.h_transposed) {
     ahead.add(static_cast<const float*>(e.h) + column * e.h_stride, e.h_stride * 4, rows * 4, n);
   } else {

@@ -114,7 +114,8 @@ struct Epilogue {
   void* y = nullptr;
   std::int64_t y_stride = 0;
   std::int64_t strip_rows = 0;
-  bool stream = false;  ///< with `store` in f32: y is too large to be found in a cache later
+  bool stream = false;   ///< with `store` in f32: y is too large to be found in a cache later
+  bool is_near = false;  ///< y is in a cache: it is not fetched before it is written
 
   /// From row `row` on.
   [[nodiscard]] Epilogue at(std::int64_t row) const;

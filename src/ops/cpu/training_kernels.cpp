@@ -115,19 +115,25 @@ void AdamW(const AdamWRun& a) {
   const Vector epsilon = set(a.epsilon);
   const Vector decay = set(a.decay);
   const Vector rate = set(a.learning_rate);
-  for_vectors(a.n, [&](std::int64_t i, std::int64_t count) {
-    Vector d = hn::Mul(load(a.gradient + i, count), gradient_scale);
-    d = hn::Max(hn::Neg(clip), hn::Min(clip, d));  // NaN stays NaN
-    const Vector m = hn::MulAdd(rest1, d, hn::Mul(beta1, load(a.m + i, count)));
-    const Vector v = hn::MulAdd(rest2, hn::Mul(d, d), hn::Mul(beta2, load(a.v + i, count)));
-    store(m, a.m + i, count);
-    store(v, a.v + i, count);
-    if (a.frozen) return;
-    const Vector root = hn::Sqrt(hn::Mul(v, correction2));
-    const Vector ratio = hn::Div(hn::Mul(m, correction1), hn::Add(root, epsilon));
-    const Vector p = load(a.parameter + i, count);
-    store(hn::NegMulAdd(rate, hn::MulAdd(decay, p, ratio), p), a.parameter + i, count);
-  });
+  for (std::int64_t row = 0; row < a.rows; ++row) {
+    const float* const gradient = a.gradient + row * a.gradient_stride;
+    float* const parameters = a.parameter + row * a.stride;
+    float* const first = a.m + row * a.stride;
+    float* const second = a.v + row * a.stride;
+    for_vectors(a.n, [&](std::int64_t i, std::int64_t count) {
+      Vector d = hn::Mul(load(gradient + i, count), gradient_scale);
+      d = hn::Max(hn::Neg(clip), hn::Min(clip, d));  // NaN stays NaN
+      const Vector m = hn::MulAdd(rest1, d, hn::Mul(beta1, load(first + i, count)));
+      const Vector v = hn::MulAdd(rest2, hn::Mul(d, d), hn::Mul(beta2, load(second + i, count)));
+      store(m, first + i, count);
+      store(v, second + i, count);
+      if (a.frozen) return;
+      const Vector root = hn::Sqrt(hn::Mul(v, correction2));
+      const Vector ratio = hn::Div(hn::Mul(m, correction1), hn::Add(root, epsilon));
+      const Vector p = load(parameters + i, count);
+      store(hn::NegMulAdd(rate, hn::MulAdd(decay, p, ratio), p), parameters + i, count);
+    });
+  }
 }
 
 bool Finite(const float* x, std::int64_t n) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <limits>
 
 #include "base/bf16.hpp"
 #include "ops/cpu/cpu_ops.hpp"
@@ -108,18 +107,9 @@ void CpuOps::run(const ClipScale& a) {
 void CpuOps::run(const AdamWStep& a) {
   if (halted(a)) return;
   const std::int64_t* const begin = a.block_begin.as<std::int64_t>();
-  const auto updates = static_cast<double>(a.updates);
-  AdamWRun common{};
-  common.clip_absolute =
-      a.clip_absolute > 0.0 ? static_cast<float>(a.clip_absolute) : std::numeric_limits<float>::infinity();
-  common.beta1 = a.bf16_moment ? 1.0F : static_cast<float>(a.beta1);
-  common.one_minus_beta1 = static_cast<float>(1.0 - a.beta1);
-  common.beta2 = static_cast<float>(a.beta2);
-  common.one_minus_beta2 = static_cast<float>(1.0 - a.beta2);
-  common.correction1 = static_cast<float>(1.0 / (1.0 - std::pow(a.beta1, updates)));
-  common.correction2 = static_cast<float>(1.0 / (1.0 - std::pow(a.beta2, updates)));
-  common.epsilon = static_cast<float>(a.epsilon);
-  common.learning_rate = static_cast<float>(a.learning_rate);
+  AdamWRun common = adamw_constants(a);
+  if (a.clip_absolute > 0.0) common.clip_absolute = static_cast<float>(a.clip_absolute);
+  if (a.bf16_moment) common.beta1 = 1.0F;
   for_each_block(threads_, a.decay.elements(), [&](std::int64_t block) {
     AdamWRun run = common;
     run.gradient = a.gradient.as<float>() + begin[block];

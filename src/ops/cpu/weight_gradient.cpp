@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <optional>
 
 #include "ops/cpu/dense_kernels.hpp"
 #include "ops/cpu/gemm.hpp"
@@ -86,26 +87,42 @@ struct TileGradient {
   std::int64_t stride;
   float* db;  // [width], or nullptr
   std::int64_t height, width;
+  std::optional<AdamWRun> update;  // instead of dw: the weight's at the tile
 };
+/// From a gradient [rows width], which is that of the tile's rows from `row` on.
+void update_rows(const TileGradient& tile, std::int64_t row, std::int64_t rows, const float* gradient,
+                 std::int64_t gradient_stride) {
+  AdamWRun run = *tile.update;
+  for (float** x : {&run.parameter, &run.m, &run.v}) *x += row * run.stride;
+  run.gradient = gradient;
+  run.gradient_stride = gradient_stride;
+  run.rows = rows;
+  run.n = tile.width;
+  adamw_run(run);
+}
 /// Floats that sum_leaves needs for tiles of at most this size. One leaf's gradient is written where it belongs.
 std::int64_t sum_leaves_scratch(std::int64_t leaves, std::int64_t height, std::int64_t width) {
   return leaves > 1 ? LeafCounter::levels(leaves) * (aligned_floats(height * width) + aligned_floats(width)) : 0;
 }
-/// Sums over the leaves by their tree; of_leaf(leaf, dw, stride, db) writes the gradient of one, dw's rows `stride`
-/// apart.
+/// Sums over the leaves by their tree; of_leaf(leaf, tile) makes that of one.
 template <class OfLeaf>
 void sum_leaves(const TileGradient& to, std::int64_t leaves, float* scratch, const OfLeaf& of_leaf) {
-  if (leaves == 1) return of_leaf(0, to.dw, to.stride, to.db);
+  if (leaves == 1) return of_leaf(0, to);
   const std::int64_t n = to.height * to.width;
   float* const db = scratch + LeafCounter::levels(leaves) * aligned_floats(n);
   LeafCounter weights(scratch, n);
   LeafCounter biases(db, to.width);
   for (std::int64_t leaf = 0; leaf < leaves; ++leaf) {
-    of_leaf(leaf, weights.next(), to.width, to.db != nullptr ? biases.next() : nullptr);
+    of_leaf(leaf, TileGradient{weights.next(), to.width, to.db != nullptr ? biases.next() : nullptr, to.height,
+                               to.width, std::nullopt});
     weights.add();
     if (to.db != nullptr) biases.add();
   }
-  for (std::int64_t i = 0; i < to.height; ++i) std::copy_n(scratch + i * to.width, to.width, to.dw + i * to.stride);
+  if (to.update) {
+    update_rows(to, 0, to.height, scratch, to.width);
+  } else {
+    for (std::int64_t i = 0; i < to.height; ++i) std::copy_n(scratch + i * to.width, to.width, to.dw + i * to.stride);
+  }
   if (to.db != nullptr) std::copy_n(db, to.width, to.db);
 }
 
@@ -123,12 +140,13 @@ constexpr std::int64_t kOwnBytes = 3 << 17;         // what a thread keeps for i
 constexpr std::int64_t kPackedBytes = 1 << 18;
 constexpr std::int64_t kLeastRows = 96;
 constexpr std::int64_t kLeastOwnRows = 384;
+constexpr std::int64_t kUpdatedBytes = 3 << 17;  // at a time, of a gradient and what it moves, in the second cache
 
 /// x is cut in slices: some of its columns, of one job and expert. Where few rows leave the second cache room for it, a
 /// thread transposes a slice for itself and makes its gradient, or a part of the columns; else all threads transpose a
 /// few slices, then make their gradients, cut in tiles of rows and columns.
 struct Slices {
-  Slices(const WeightGradientShape& s, std::int64_t blocks, int threads, bool is_transposed)
+  Slices(const WeightGradientShape& s, std::int64_t blocks, int threads, bool is_transposed, bool updates)
       : dtype(multiplied_dtype(s.way)),
         stride(is_transposed ? s.rows : stride_of(padded_terms(s.way, s.rows))),
         terms(cut_evenly(s.rows, most_terms(s.way), kStrip)),
@@ -148,12 +166,16 @@ struct Slices {
     rows = cut_evenly(in.piece, in.piece, tile_rows(s.way));
     while (!own && at_once * rows.pieces() * parts < enough && rows.piece > kLeastRows)
       rows = cut_evenly(in.piece, rows.piece / 2, tile_rows(s.way));
-    blocks_of_rows = cut_evenly(rows.piece, most_rows(s.way, terms.length(0)), tile_rows(s.way));
+    std::int64_t most = most_rows(s.way, terms.length(0));
+    if (updates && s.leaves == 1) most = std::min(most, kUpdatedBytes / (4 * 4 * out.piece));
+    blocks_of_rows = cut_evenly(rows.piece, std::max<std::int64_t>(1, most), tile_rows(s.way));
     packed = packed_floats(s.way, out.piece, terms.length(0));
     sums = panel_sums(s.way, blocks_of_rows.length(0), out.piece);
     copies = packed + (terms.pieces() > 1 ? blocks_of_rows.pieces() : 1) * sums;
     leaves = copies + panel_scratch(s.way, blocks_of_rows.length(0), terms.length(0));
-    transposed = leaves + sum_leaves_scratch(s.leaves, rows.piece, out.piece);
+    updated = leaves + sum_leaves_scratch(s.leaves, rows.piece, out.piece);
+    updated_stride = out.piece + 16;
+    transposed = updated + (updates && s.leaves == 1 ? blocks_of_rows.length(0) * updated_stride : 0);
     scratch = transposed + (own ? floats : 0);
   }
   /// Whole cache lines for so many elements, and not a multiple of 4096 bytes.
@@ -182,8 +204,10 @@ struct Slices {
   Cut blocks_of_rows{0, 1};  // multiplied at once
   // Floats of a tile's panels, and of a block's sums.
   std::int64_t packed = 0, sums = 0;
-  // Of a thread's scratch: panels and sums, then from where it is copies, sums over leaves, and its own slice; its end.
-  std::int64_t copies = 0, leaves = 0, transposed = 0, scratch = 0;
+  std::int64_t updated_stride = 0;  // of rows of a gradient that moves weights at once
+  // Of a thread's scratch: panels and sums, then from where it is copies, sums over leaves, such a gradient, and its
+  // own slice; its end.
+  std::int64_t copies = 0, leaves = 0, updated = 0, transposed = 0, scratch = 0;
 };
 struct Slice {
   const WeightGradient& job;
@@ -197,11 +221,26 @@ Slice slice_of(std::span<const WeightGradient> jobs, const WeightGradientShape& 
           slices.in.length(piece)};
 }
 
+/// What update_rows reads and writes, to come under a product of these rows with `terms` terms.
+Ahead memory_of_update(const TileGradient& tile, std::int64_t row, std::int64_t rows, std::int64_t terms) {
+  constexpr std::int64_t kTermsOfFetch = 32, kColumnsOfFetch = 64, kRowsOfFetch = 6;
+  Ahead ahead;
+  const AdamWRun& run = *tile.update;
+  const std::int64_t stride = run.stride * 4;
+  for (const float* x : {run.parameter, run.m, run.v}) ahead.add(x + row * run.stride, stride, tile.width * 4, rows);
+  const auto up = [](std::int64_t n, std::int64_t to) { return (n + to - 1) / to; };
+  const std::int64_t times = up(terms, kTermsOfFetch) * up(tile.width, kColumnsOfFetch) * up(rows, kRowsOfFetch);
+  const std::int64_t bytes = 3 * rows * tile.width * 4;
+  ahead.fetch_at_once(std::max(Ahead::kPiece, up(bytes, std::max<std::int64_t>(times, 1) * 64) * 64));
+  return ahead;
+}
+
 /// One leaf's gradient of a tile: y = x dy, and db the sums of dy's columns if not nullptr. x is transposed, at the
 /// tile's first row; dy is at its first column.
 void multiply_tile(const WeightGradientShape& s, const Slices& slices, const Matrix& x, const Matrix& dy,
                    const TileGradient& tile, bool stream, float* scratch) {
   float* const sums = scratch + slices.packed;
+  float* const updated = scratch + slices.updated;
   const Cut& rows = slices.blocks_of_rows;
   for (std::int64_t piece = 0; piece < slices.terms.pieces(); ++piece) {
     const std::int64_t first = slices.terms.begin(piece);
@@ -210,12 +249,17 @@ void multiply_tile(const WeightGradientShape& s, const Slices& slices, const Mat
     if (tile.db != nullptr) sum_columns(dy.at(first, 0), terms, tile.width, tile.db, piece > 0);
     for (std::int64_t i = 0; i < rows.pieces() && rows.begin(i) < tile.height; ++i) {
       const std::int64_t row = rows.begin(i);
-      Epilogue y = into_floats(tile.dw + row * tile.stride, tile.stride);
-      y.stream = stream;
-      multiply(PanelProduct{after_rounding(s.way), std::min(rows.piece, tile.height - row), padded_terms(s.way, terms),
-                            x.at(row, first), scratch, 0, tile.width, y,
-                            sums + (slices.terms.pieces() > 1 ? i * slices.sums : 0), scratch + slices.copies,
-                            piece == 0, piece + 1 == slices.terms.pieces()});
+      const std::int64_t height = std::min(rows.piece, tile.height - row);
+      const bool last = piece + 1 == slices.terms.pieces();
+      Epilogue y = tile.update ? into_floats(updated, slices.updated_stride)
+                               : into_floats(tile.dw + row * tile.stride, tile.stride);
+      y.stream = stream && !tile.update;
+      y.is_near = tile.update.has_value();
+      Ahead later = tile.update && last ? memory_of_update(tile, row, height, terms) : Ahead();
+      multiply(PanelProduct{after_rounding(s.way), height, padded_terms(s.way, terms), x.at(row, first), scratch, 0,
+                            tile.width, y, sums + (slices.terms.pieces() > 1 ? i * slices.sums : 0),
+                            scratch + slices.copies, piece == 0, last, &later});
+      if (tile.update && last) update_rows(tile, row, height, updated, slices.updated_stride);
     }
   }
 }
@@ -223,7 +267,7 @@ void multiply_tile(const WeightGradientShape& s, const Slices& slices, const Mat
 void by_slices(std::span<const WeightGradient> jobs, const WeightGradientShape& s, int threads, Workspace& workspace) {
   const std::int64_t blocks = static_cast<std::int64_t>(jobs.size()) * s.experts;
   const bool is_transposed = jobs.front().x.transposed;
-  const Slices slices(s, blocks, threads, is_transposed);
+  const Slices slices(s, blocks, threads, is_transposed, jobs.front().update != nullptr);
   const bool together = !slices.own && !is_transposed;
   const bool stream = is_streamed(s, blocks);
   float* const scratches = workspace.floats(threads * slices.scratch + (together ? slices.at_once * slices.floats : 0));
@@ -246,20 +290,26 @@ void by_slices(std::span<const WeightGradient> jobs, const WeightGradientShape& 
   const auto make_tile = [&](const Slice& slice, std::int64_t number, int thread, std::int64_t row,
                              std::int64_t piece) {
     const std::int64_t column = slices.out.begin(piece);
-    const TileGradient to{
-        slice.job.dw + (slice.expert * s.in + slice.first + row) * s.out + column, s.out,
+    const std::int64_t first = (slice.expert * s.in + slice.first + row) * s.out + column;
+    TileGradient to{
+        slice.job.update == nullptr ? slice.job.dw + first : nullptr,
+        s.out,
         slice.first + row == 0 && slice.job.db != nullptr ? slice.job.db + slice.expert * s.out + column : nullptr,
-        std::min(slices.rows.piece, slice.columns - row), slices.out.length(piece)};
+        std::min(slices.rows.piece, slice.columns - row),
+        slices.out.length(piece),
+        std::nullopt};
+    if (slice.job.update != nullptr) {
+      to.update = *slice.job.update;
+      for (float** x : {&to.update->parameter, &to.update->m, &to.update->v}) *x += first;
+      to.update->stride = s.out;
+    }
     float* const scratch = scratches + thread * slices.scratch;
-    sum_leaves(to, s.leaves, scratch + slices.leaves,
-               [&](std::int64_t leaf, float* dw, std::int64_t stride, float* db) {
-                 const std::int64_t block = leaf * s.experts + slice.expert;
-                 const Matrix x = is_transposed
-                                      ? Matrix{slice.job.x.data, slices.dtype, slices.stride}.at(block * s.in + row, 0)
-                                      : transposed(number, thread, leaf, row);
-                 multiply_tile(s, slices, x, slice.job.dy.at(block * s.rows, column),
-                               {dw, stride, db, to.height, to.width}, stream, scratch);
-               });
+    sum_leaves(to, s.leaves, scratch + slices.leaves, [&](std::int64_t leaf, const TileGradient& tile) {
+      const std::int64_t block = leaf * s.experts + slice.expert;
+      const Matrix x = is_transposed ? Matrix{slice.job.x.data, slices.dtype, slices.stride}.at(block * s.in + row, 0)
+                                     : transposed(number, thread, leaf, row);
+      multiply_tile(s, slices, x, slice.job.dy.at(block * s.rows, column), tile, stream, scratch);
+    });
   };
   for (std::int64_t begin = 0; begin < slices.count; begin += slices.at_once) {
     const std::int64_t count = std::min(slices.at_once, slices.count - begin);

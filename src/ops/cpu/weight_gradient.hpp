@@ -6,6 +6,7 @@
 
 #include "ops/cpu/gemm.hpp"
 #include "ops/cpu/parallel.hpp"
+#include "ops/cpu/training_kernels.hpp"
 #include "ops/cpu/workspace.hpp"
 
 namespace vitrail::cpu {
@@ -15,6 +16,9 @@ struct WeightGradient {
   Matrix dy;  // [leaves E rows out], dense, or in strips
   float* dw;  // [E in out]
   float* db;  // [E out], or nullptr
+  // Instead of dw, for weights of more than kSmallWeights elements: parameter, m and v [E in out] are given, the
+  // gradient and what is said of rows are not.
+  const AdamWRun* update = nullptr;
 };
 struct WeightGradientShape {
   Way way;

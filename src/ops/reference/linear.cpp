@@ -1,5 +1,7 @@
 // Dense layers, the MLP (dense or of experts) and the projections to queries, keys and values.
 
+#include <vector>
+
 #include "ops/reference/matrix.hpp"
 #include "ops/reference/numbers.hpp"
 #include "ops/reference/reference.hpp"
@@ -76,6 +78,41 @@ T mask_at(const ConstTensor& mask, std::int64_t i) {
   return mask ? mask.as<T>()[i] : T(1.0);
 }
 
+// The gradient of a weight: where it is wanted, or a buffer of which an update is made in the end.
+template <class T>
+class WeightGradient {
+ public:
+  WeightGradient(const Tensor& dw, const EarlyUpdate* update) : update_(update) {
+    if (update != nullptr) buffer_.resize(static_cast<std::size_t>(update->parameter.elements()));
+    data_ = update != nullptr ? buffer_.data() : dw.as<T>();
+  }
+  [[nodiscard]] T* data() const { return data_; }
+  void update() const {
+    if (update_ == nullptr) return;
+    const auto n = static_cast<std::int64_t>(buffer_.size());
+    const std::int64_t begin[] = {0, n};
+    const auto frozen = static_cast<std::uint8_t>(update_->frozen ? 1 : 0);
+    adamw_step<T>({.gradient = {buffer_.data(), {n}, dtype_of<T>},
+                   .block_begin = {begin, {2}, Dtype::i64},
+                   .decay = {&update_->decay, {1}, Dtype::f64},
+                   .multiplier = {&update_->multiplier, {1}, Dtype::f64},
+                   .frozen = {&frozen, {1}, Dtype::u8},
+                   .learning_rate = update_->learning_rate,
+                   .beta1 = update_->beta1,
+                   .beta2 = update_->beta2,
+                   .epsilon = update_->epsilon,
+                   .updates = update_->updates,
+                   .parameter = update_->parameter.view({n}),
+                   .m = update_->m.view({n}),
+                   .v = update_->v.view({n})});
+  }
+
+ private:
+  const EarlyUpdate* update_;
+  std::vector<T> buffer_;
+  T* data_;
+};
+
 }  // namespace
 
 // y = x w + b + residual
@@ -108,6 +145,7 @@ void mlp_forward(const MlpForward& a) {
 
 // h = gelu(u) mask;       dw2 = h^T dy;  db2 = column sums of dy;  dh = dy w2^T
 // du = dh mask gelu'(u);  dw1 = x^T du;  db1 = column sums of du;  dx = du w1^T
+// An update of a weight comes after its last use.
 template <class T>
 void mlp_backward(const MlpBackward& a) {
   const Blocks up{a.x.shape[0], a.x.shape[1], a.x.shape[2], a.x.shape[3], a.u.shape[3]};
@@ -115,11 +153,14 @@ void mlp_backward(const MlpBackward& a) {
   const T *u = a.u.as<T>(), *dy = a.dy.as<T>();
   T *h = a.h.as<T>(), *du = a.du.as<T>();
   for (std::int64_t i = 0; i < a.u.elements(); ++i) h[i] = gelu(u[i]) * mask_at<T>(a.hidden_mask, i);
-  blocks_parameter_gradients<T>(down, h, dy, a.dw2.as<T>(), a.db2.as<T>());
+  const WeightGradient<T> dw1(a.dw1, a.update1), dw2(a.dw2, a.update2);
+  blocks_parameter_gradients<T>(down, h, dy, dw2.data(), a.db2.as<T>());
   blocks_input_gradient<T>(down, dy, a.w2.as<T>(), nullptr, du);  // dh
   for (std::int64_t i = 0; i < a.u.elements(); ++i) du[i] *= mask_at<T>(a.hidden_mask, i) * gelu_slope(u[i]);
-  blocks_parameter_gradients<T>(up, a.x.as<T>(), du, a.dw1.as<T>(), a.db1.as<T>());
+  blocks_parameter_gradients<T>(up, a.x.as<T>(), du, dw1.data(), a.db1.as<T>());
   blocks_input_gradient<T>(up, du, a.w1.as<T>(), nullptr, a.dx.as<T>());
+  dw1.update();
+  dw2.update();
 }
 
 // q = x wq + bq, k = x wk + bk, v = x wv + bv

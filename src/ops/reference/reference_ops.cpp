@@ -8,6 +8,7 @@ class ReferenceOps final : public Ops {
  public:
   [[nodiscard]] std::string_view name() const noexcept override { return "reference"; }
   [[nodiscard]] Dtype real() const noexcept override { return dtype_of<T>; }
+  [[nodiscard]] bool updates_early(std::int64_t, std::int64_t) const noexcept override { return true; }
 
 #define VITRAIL_RUN(verb, Arguments) \
   void run(const Arguments& a) override { reference::verb<T>(a); }
