@@ -27,6 +27,7 @@ struct Recipe {
   std::string name;
   std::vector<std::string> options;
   bool killed = false;  ///< one of its runs is killed and resumed
+  bool early = false;   ///< weights are updated early, which not every cut can do
 };
 
 /// Another way through the training step each, for a few steps on a few layouts. Their options come after the common
@@ -46,6 +47,7 @@ const std::vector<Recipe>& further_recipes() {
         "--blocks", "4", "--moe", "0,2"},
        true},
       {"mixup", {"--mixup", "0.5", "--mixup-draw", "image", "--label-smoothing", "0.1", "--loss", "sigmoid"}},
+      {"early update", {"--mlp-width", "4160", "--clip-norm", "0", "--early-update"}, true, true},
       {"bf16", {"--precision", "bf16", "--exchange-dtype", "bf16", "--classifier", "map", "--positions", "sincos2d"}},
   };
   return recipes;
@@ -127,6 +129,7 @@ class Layouts {
     run_all_cuts(1);
     if (!on_gpu()) run_all_cuts(2);  // the host's threads compute nothing there
     for (const Recipe& recipe : further_recipes()) {
+      if (recipe.early && on_gpu()) continue;  // gradients are made by a library there
       const auto wanted = [&](const std::string& name) { return name == "all" || name == recipe.name; };
       if (std::any_of(settings_.recipes.begin(), settings_.recipes.end(), wanted)) run_few_cuts(recipe);
     }
@@ -175,9 +178,15 @@ class Layouts {
     std::printf("%s\n", series.name.c_str());
     const Outcome wanted = finish(series, {"1 rank", 1, 1, 0}, nullptr);
     // Hidden layers that are computed again are promised the same bits by the host alone (apps/run_options).
-    for (const Cut& cut :
-         {Cut{"1 rank, 8 passes, recompute", 1, 1, 1, {"--recompute", on_gpu() ? "block" : "mlp"}},
-          Cut{"2 ranks, EP 2, recompute", 2, 2, 0, {"--recompute", "block"}}, Cut{"4 ranks, EP 2 x R 2", 4, 2, 0}}) {
+    const std::vector<Cut> cuts =
+        recipe.early
+            ? std::vector<Cut>{{"1 rank, recompute", 1, 1, 0, {"--recompute", "mlp"}},
+                               {"2 ranks, EP 2, recompute", 2, 2, 0, {"--recompute", "block"}},
+                               {"4 ranks, EP 4", 4, 4, 0}}
+            : std::vector<Cut>{{"1 rank, 8 passes, recompute", 1, 1, 1, {"--recompute", on_gpu() ? "block" : "mlp"}},
+                               {"2 ranks, EP 2, recompute", 2, 2, 0, {"--recompute", "block"}},
+                               {"4 ranks, EP 2 x R 2", 4, 2, 0}};
+    for (const Cut& cut : cuts) {
       if (cut.ranks <= settings_.most_ranks) (void)finish(series, cut, &wanted);
     }
     if (recipe.killed) kill_and_resume(series, wanted);

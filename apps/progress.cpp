@@ -61,9 +61,9 @@ Json to_json(const StepReport& report) {
   json.set("step", report.step);
   const Json metrics = to_json(report.metrics);
   for (const JsonMember& member : metrics.members()) json.set(member.key, member.value);
-  json.set("learning_rate", report.learning_rate)
-      .set("gradient_norm", report.gradient_norm)
-      .set("clipped", report.clipped);
+  json.set("learning_rate", report.learning_rate);
+  if (report.whole_norm) json.set("gradient_norm", report.gradient_norm);
+  json.set("clipped", report.clipped);
   return json;
 }
 

@@ -208,6 +208,13 @@ void add_layout_options(Options& options, RunConfig& config) {
            "less memory for more work in training: compute hidden layers (mlp) or whole blocks again (block)")
       .choices(recompute_names())
       .effect(Effect::layout);
+  options
+      .add("early-update", config.early_update, "",
+           "update weights of MLPs where their gradients are made, which need no memory then (cpu, adamw, --clip-norm "
+           "0; "
+           "what one rank computes in one pass). No gradient norm is reported, and where NaN or Inf comes up in the "
+           "backward pass only, weights have changed")
+      .effect(Effect::layout);
 }
 
 void apply_run_options(Options& options, RunConfig& config, RunOptionTexts& texts) {

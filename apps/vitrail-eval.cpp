@@ -66,7 +66,7 @@ std::vector<Setting> remembered(const Json& config) {
   // How the training was cut over ranks says nothing of this job.
   std::erase_if(settings, [](const Setting& setting) {
     return setting.name == "expert-parallel" || setting.name == "leaves-per-pass" || setting.name == "recompute" ||
-           setting.name == "threads";
+           setting.name == "early-update" || setting.name == "threads";
   });
   return settings;
 }

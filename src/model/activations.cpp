@@ -337,7 +337,7 @@ std::vector<SpareMemory> spare_memory(const VitMoeParams& gradients) {
     const AttentionParams& attention = block.attention;
     for (const Tensor& memory :
          {block.mlp0.w, block.mlp1.w, attention.wq, attention.wk, attention.wv, attention.out.w}) {
-      spare.push_back({static_cast<std::int64_t>(i), memory});
+      if (memory.elements() > 0) spare.push_back({static_cast<std::int64_t>(i), memory});
     }
   }
   return spare;

@@ -207,7 +207,9 @@ void block_backward(const Workers& workers, const ModelConfig& c, const BlockPar
                       .dw1 = gradients.mlp0.w,
                       .db1 = gradients.mlp0.b,
                       .dw2 = gradients.mlp1.w,
-                      .db2 = gradients.mlp1.b});
+                      .db2 = gradients.mlp1.b,
+                      .update1 = gradients.mlp0.update,
+                      .update2 = gradients.mlp1.update});
   }
   ops.layernorm_backward({.dy = c.is_moe(block.index) ? s.dnorm : s.dnorm_stored,
                           .x = block.middle,

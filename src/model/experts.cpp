@@ -99,7 +99,9 @@ void experts_backward(const Workers& workers, const ModelConfig& c, const BlockP
                     .dw1 = gradients.mlp0.w,
                     .db1 = gradients.mlp0.b,
                     .dw2 = gradients.mlp1.w,
-                    .db2 = gradients.mlp1.b});
+                    .db2 = gradients.mlp1.b,
+                    .update1 = gradients.mlp0.update,
+                    .update2 = gradients.mlp1.update});
   to_home(workers, c, s, s.rows_owner_dx, s.rows_home);
 }
 

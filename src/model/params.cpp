@@ -1,6 +1,8 @@
 #include "model/params.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace vitrail {
 
@@ -54,18 +56,25 @@ class TableWriter {
 
  private:
   void add(ParameterSpec spec) {
+    spec.mlp = spec.name.starts_with("Encoder/") && spec.name.find("/Mlp/Dense_") != std::string::npos &&
+               spec.name.ends_with("/kernel");
     spec.product = spec.name.ends_with("/kernel") && !spec.name.ends_with("/Router/dense/kernel");
     table.push_back(std::move(spec));
   }
 };
 
+std::string block_name(std::int64_t block) { return "Encoder/encoderblock_" + std::to_string(block); }
+std::string mlp_name(const ModelConfig& c, std::int64_t block) {
+  return block_name(block) + (c.is_moe(block) ? "/Moe/Mlp" : "/Mlp");
+}
+
 void write_block(TableWriter& write, const ModelConfig& c, std::int64_t block) {
-  const std::string at = "Encoder/encoderblock_" + std::to_string(block);
+  const std::string at = block_name(block);
   const std::int64_t d = c.width;
   write.layernorm(at + "/LayerNorm_0", d);
   write.attention(at + "/SelfAttention", c);
   write.layernorm(at + "/LayerNorm_1", d);
-  if (!c.is_moe(block)) return write.mlp(at + "/Mlp", d, c.mlp_width);
+  if (!c.is_moe(block)) return write.mlp(mlp_name(c, block), d, c.mlp_width);
   if (c.router.kind == RouterKind::soft) {
     // jax counts every axis but the last two as the receptive field of a convolution.
     write.lecun_normal(at + "/Moe/Router/mu", {d, c.experts, c.slots()}, d * c.experts);
@@ -73,7 +82,7 @@ void write_block(TableWriter& write, const ModelConfig& c, std::int64_t block) {
   } else {
     write.lecun_normal(at + "/Moe/Router/dense/kernel", {d, c.experts}, d);
   }
-  write.mlp(at + "/Moe/Mlp", d, c.mlp_width, c.experts);
+  write.mlp(mlp_name(c, block), d, c.mlp_width, c.experts);
 }
 
 }  // namespace
@@ -147,10 +156,10 @@ class Binder {
   [[nodiscard]] LinearParams linear(const std::string& name, std::int64_t in) const {
     const Tensor w = (*this)(name + "/kernel");
     const Tensor b = (*this)(name + "/bias");
-    return {w.view({1, in, w.elements() / in}), b.view({1, b.elements()})};
+    return {w.view({1, in, w.elements() / in}), b.view({1, b.elements()}), nullptr};
   }
   [[nodiscard]] LinearParams experts(const std::string& name) const {
-    return {(*this)(name + "/kernel"), (*this)(name + "/bias")};
+    return {(*this)(name + "/kernel"), (*this)(name + "/bias"), nullptr};
   }
 
  private:
@@ -177,15 +186,15 @@ AttentionParams bind_attention(const ModelConfig& c, const Binder& bind, const s
 }
 
 BlockParams bind_block(const ModelConfig& c, const Binder& bind, std::int64_t block) {
-  const std::string at = "Encoder/encoderblock_" + std::to_string(block);
+  const std::string at = block_name(block);
   const std::int64_t d = c.width;
   BlockParams params;
   params.norm0 = bind.layernorm(at + "/LayerNorm_0");
   params.attention = bind_attention(c, bind, at + "/SelfAttention");
   params.norm1 = bind.layernorm(at + "/LayerNorm_1");
   if (!c.is_moe(block)) {
-    params.mlp0 = bind.linear(at + "/Mlp/Dense_0", d);
-    params.mlp1 = bind.linear(at + "/Mlp/Dense_1", c.mlp_width);
+    params.mlp0 = bind.linear(mlp_name(c, block) + "/Dense_0", d);
+    params.mlp1 = bind.linear(mlp_name(c, block) + "/Dense_1", c.mlp_width);
     return params;
   }
   if (c.router.kind == RouterKind::soft) {
@@ -194,8 +203,8 @@ BlockParams bind_block(const ModelConfig& c, const Binder& bind, std::int64_t bl
   } else {
     params.router = bind(at + "/Moe/Router/dense/kernel").view({1, d, c.experts});
   }
-  params.mlp0 = bind.experts(at + "/Moe/Mlp/Dense_0");
-  params.mlp1 = bind.experts(at + "/Moe/Mlp/Dense_1");
+  params.mlp0 = bind.experts(mlp_name(c, block) + "/Dense_0");
+  params.mlp1 = bind.experts(mlp_name(c, block) + "/Dense_1");
   return params;
 }
 
@@ -220,6 +229,21 @@ VitMoeParams bind_params(const ModelConfig& c, const std::vector<ParameterSpec>&
   if (c.representation > 0) params.pre_logits = bind.linear("pre_logits", c.width);
   params.head = bind.linear("head", c.features());
   return params;
+}
+
+void bind_updates(const ModelConfig& c, const std::vector<ParameterSpec>& table,
+                  const std::vector<const EarlyUpdate*>& updates, VitMoeParams& gradients) {
+  for (std::int64_t block = 0; block < c.blocks; ++block) {
+    BlockParams& params = gradients.blocks[static_cast<std::size_t>(block)];
+    for (const auto& [layer, linear] : {std::pair{"/Dense_0", &params.mlp0}, {"/Dense_1", &params.mlp1}}) {
+      const std::string name = mlp_name(c, block) + layer + "/kernel";
+      const auto spec = std::find_if(table.begin(), table.end(), [&](const auto& one) { return one.name == name; });
+      const EarlyUpdate* const update = updates[static_cast<std::size_t>(spec - table.begin())];
+      if (update == nullptr) continue;
+      linear->update = update;
+      linear->w = {};
+    }
+  }
 }
 
 void initialize(Ops& ops, const ParameterSpec& spec, std::uint64_t seed, std::uint32_t number, bool experts_alike,

@@ -26,6 +26,7 @@ struct ParameterSpec {
   double value = 0;
   std::int64_t fan_in = 1;
   std::int64_t fan_out = 1;
+  bool mlp = false;      ///< a weight of the MLP of a block, or of its experts
   bool product = false;  ///< a factor of matrix products, which take it in Ops::stored; a router's are exact, so not it
 };
 
@@ -43,8 +44,9 @@ struct LayernormParams {
   Tensor bias;   // [D]; none in those of queries and keys, whose scale is [Dh]
 };
 struct LinearParams {
-  Tensor w;  // [E in out], E = 1 in dense layers
-  Tensor b;  // [E out]; none in the router
+  Tensor w;                             // [E in out], E = 1 in dense layers
+  Tensor b;                             // [E out]; none in the router
+  const EarlyUpdate* update = nullptr;  // of gradients: instead of w, which is none then
 };
 struct AttentionParams {
   Tensor wq, wk, wv;                     // [D A], A = H * Dh
@@ -83,6 +85,10 @@ struct VitMoeParams {
 /// Binds the tensors of a table (in its order; expert tensors hold this rank's experts only) to the layers.
 VitMoeParams bind_params(const ModelConfig& config, const std::vector<ParameterSpec>& table,
                          const std::vector<Tensor>& tensors);
+
+/// Weights of MLPs are updated where their gradients are made: by the table, nullptr for the others.
+void bind_updates(const ModelConfig& config, const std::vector<ParameterSpec>& table,
+                  const std::vector<const EarlyUpdate*>& updates, VitMoeParams& gradients);
 
 /// Fills one tensor of the table with its initial values: a pure function of (seed, number in the table, index), so
 /// that every layout starts from the same bits. `first_expert` is the expert of the first entry of an expert tensor.

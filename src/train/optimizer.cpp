@@ -73,7 +73,8 @@ Optimizer::PerTensor Optimizer::per_tensor(Arena& arena, Device& device,
 }
 
 Optimizer::Optimizer(Arena& arena, Device& device, Dtype real, const OptimizerConfig& config,
-                     const std::vector<ParameterSpec>& table, const FlatLayout& layout, std::int64_t owner)
+                     const std::vector<ParameterSpec>& table, const FlatLayout& layout, std::int64_t owner,
+                     const std::vector<bool>& early)
     : config_(config), table_(table), slice_(layout.slice(owner)), runs_(layout.runs(owner)) {
   VITRAIL_EXPECT(config.clip_norm == 0 || config.clip_absolute == 0, ExitCode::usage,
                  "gradients are to be clipped by norm and by element", "one excludes the other",
@@ -86,6 +87,9 @@ Optimizer::Optimizer(Arena& arena, Device& device, Dtype real, const OptimizerCo
     const FlatBlock& block = layout.blocks()[static_cast<std::size_t>(slice_.first_block + i)];
     begin.push_back(block.begin - slice_.begin);
     tensors.push_back(block.tensor);
+    if (!early.empty() && early[block.tensor]) continue;
+    if (kept_.empty() || kept_.back().first + kept_.back().count < i) kept_.push_back({i, 0});
+    ++kept_.back().count;
   }
   begin.push_back(slice_.count);
   block_begin_ = allocate_with(arena, device, begin);
@@ -127,7 +131,10 @@ void Optimizer::start_average(Device& device, ConstTensor parameter) {
 }
 
 void Optimizer::square_sums(Ops& ops, ConstTensor gradient, Tensor sums) const {
-  ops.block_square_sums({.x = gradient, .block_begin = block_begin_, .sums = sums});
+  for (const auto& [first, count] : kept_) {
+    ops.block_square_sums(
+        {.x = gradient, .block_begin = block_begin_.slice(first, count + 1), .sums = sums.slice(first, count)});
+  }
 }
 
 void Optimizer::update(Ops& ops, const Update& update) const {
@@ -148,23 +155,46 @@ void Optimizer::update(Ops& ops, const Update& update) const {
 }
 
 void Optimizer::adamw(Ops& ops, const Update& update) const {
-  ops.adamw_step({.gradient = update.gradient,
-                  .block_begin = block_begin_,
-                  .decay = blocks_.decay,
-                  .multiplier = blocks_.multiplier,
-                  .frozen = blocks_.frozen,
-                  .gradient_scale = update.clip,
-                  .halt = update.halt,
-                  .clip_absolute = config_.clip_absolute,
-                  .learning_rate = update.learning_rate,
-                  .beta1 = config_.beta1,
-                  .beta2 = config_.beta2,
-                  .epsilon = config_.epsilon,
-                  .updates = update.updates,
-                  .bf16_moment = config_.bf16_momentum,
-                  .parameter = update.parameter,
-                  .m = m_,
-                  .v = v_});
+  for (const auto& [first, count] : kept_) {
+    ops.adamw_step({.gradient = update.gradient,
+                    .block_begin = block_begin_.slice(first, count + 1),
+                    .decay = blocks_.decay.slice(first, count),
+                    .multiplier = blocks_.multiplier.slice(first, count),
+                    .frozen = blocks_.frozen.slice(first, count),
+                    .gradient_scale = update.clip,
+                    .halt = update.halt,
+                    .clip_absolute = config_.clip_absolute,
+                    .learning_rate = update.learning_rate,
+                    .beta1 = config_.beta1,
+                    .beta2 = config_.beta2,
+                    .epsilon = config_.epsilon,
+                    .updates = update.updates,
+                    .bf16_moment = config_.bf16_momentum,
+                    .parameter = update.parameter,
+                    .m = m_,
+                    .v = v_});
+  }
+}
+
+EarlyUpdate Optimizer::early_update(std::size_t tensor, Tensor parameter) const {
+  const auto run = std::find_if(runs_.begin(), runs_.end(), [&](const FlatRun& one) { return one.tensor == tensor; });
+  const std::string& name = table_[tensor].name;
+  VITRAIL_EXPECT(run != runs_.end() && run->count == parameter.elements(), ExitCode::other,
+                 text("an early update of ", name), "this owner has not all of it", "This is a bug");
+  VITRAIL_EXPECT(config_.kind == OptimizerKind::adamw && !config_.bf16_momentum && config_.clip_norm == 0 &&
+                     config_.clip_absolute == 0,
+                 ExitCode::usage, "weights are to be updated early", "that is AdamW in f32 without clipping",
+                 "Try --optimizer adamw --clip-norm 0 without --bf16-momentum, or no --early-update");
+  const auto of_it = [&](const Tensor& state) { return state.slice(run->in_slice, run->count).view(parameter.shape); };
+  return {.decay = first_match(config_.decay, name, 0),
+          .multiplier = gradient_multiplier(config_, name),
+          .frozen = is_frozen(config_, name),
+          .beta1 = config_.beta1,
+          .beta2 = config_.beta2,
+          .epsilon = config_.epsilon,
+          .parameter = parameter,
+          .m = of_it(m_),
+          .v = of_it(v_)};
 }
 
 void Optimizer::sgd(Ops& ops, const Update& update) const {

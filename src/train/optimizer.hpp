@@ -62,10 +62,11 @@ struct StatePiece {
 /// State and settings of one slice of a flat array.
 class Optimizer {
  public:
-  /// Slice `owner` of `layout`, which is cut at optimizer_pieces. Error (usage) for a bad pattern or contradicting
-  /// settings.
+  /// Slice `owner` of `layout`, which is cut at optimizer_pieces. Tensors of the table that are `early` (empty: none)
+  /// are left to early_update. Error (usage) for a bad pattern or contradicting settings.
   Optimizer(Arena& arena, Device& device, Dtype real, const OptimizerConfig& config,
-            const std::vector<ParameterSpec>& table, const FlatLayout& layout, std::int64_t owner);
+            const std::vector<ParameterSpec>& table, const FlatLayout& layout, std::int64_t owner,
+            const std::vector<bool>& early = {});
 
   /// The running average begins as these parameters [slice]. (All other state begins as zero.)
   void start_average(Device& device, ConstTensor parameter);
@@ -81,6 +82,9 @@ class Optimizer {
     Tensor parameter;          // [slice]
   };
   void update(Ops& ops, const Update& update) const;
+  /// AdamW of a tensor of the table that this owner has whole, for the verb that makes its gradient; learning_rate and
+  /// updates are the caller's to set.
+  [[nodiscard]] EarlyUpdate early_update(std::size_t tensor, Tensor parameter) const;
 
   /// Everything that a checkpoint must hold, of this owner. Names and shapes do not depend on the layout:
   ///   adam_m/NAME, adam_v/NAME, sgd_momentum/NAME, adafactor_momentum/NAME, adafactor_v/NAME, average/NAME  as NAME
@@ -113,6 +117,11 @@ class Optimizer {
   FlatSlice slice_;
   std::vector<FlatRun> runs_;
   Tensor block_begin_;  // i64 [blocks+1], relative to the slice
+  /// Blocks that follow each other and are not updated early.
+  struct BlockRange {
+    std::int64_t first, count;
+  };
+  std::vector<BlockRange> kept_;
   PerTensor blocks_;
   std::vector<Elementwise> elementwise_;
   Tensor m_;  // first moment or momentum; none without momentum

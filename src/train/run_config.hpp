@@ -63,6 +63,7 @@ struct RunConfig {
   // layout: another value gives the same bits
   std::int64_t expert_parallel = 1;
   std::int64_t leaves_per_pass = 0;  ///< 0: the largest subtree that fits
+  bool early_update = false;         ///< weights of MLPs are updated where their gradients are made
   std::string recompute = "none";    ///< what blocks compute again in the backward pass: none, mlp, block
 
   // the rest of the run

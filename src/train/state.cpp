@@ -12,11 +12,11 @@ Ranks::Ranks(Communicator& world_, const Layout& layout)
 ParameterShare::ParameterShare(Arena& parameter_arena, Arena& gradient_arena, Arena& optimizer_arena, Device& device,
                                Dtype real, const OptimizerConfig& config, const std::vector<ParameterSpec>& table,
                                const FlatLayout& layout_, Communicator& owners, std::int64_t units_per_tree,
-                               std::int64_t units)
+                               std::int64_t units, const std::vector<bool>& early)
     : layout(layout_),
       values(parameter_arena.allocate(real, {layout_.elements()})),
       gradients(gradient_arena.allocate(real, {layout_.elements()})),
-      optimizer(optimizer_arena, device, real, config, table, layout_, owners.rank()),
+      optimizer(optimizer_arena, device, real, config, table, layout_, owners.rank(), early),
       sync(gradient_arena, device, real, layout_, owners, units_per_tree, units) {}
 
 namespace {
@@ -84,14 +84,15 @@ void TrainState::lay_out(Arena& parameter_arena, Arena& gradient_arena, Arena& o
   const OptimizerConfig optimizer = make_optimizer(config);
   const std::int64_t p = layout.leaves_per_pass;
   const std::int64_t ep = layout.expert_parallel;
+  const std::vector<bool> early = updated_early();
   dense.emplace(parameter_arena, gradient_arena, optimizer_arena, device, real, optimizer, table, dense_layout,
-                ranks.world, layout.tree_leaves() / p, layout.leaves() / p);
+                ranks.world, layout.tree_leaves() / p, layout.leaves() / p, early);
   std::vector<Tensor> gradient_tensors;
   dense_layout.cut(table, dense->values, parameters);
   dense_layout.cut(table, dense->gradients, gradient_tensors);
   if (expert_layout) {
     expert.emplace(parameter_arena, gradient_arena, optimizer_arena, device, real, optimizer, table, *expert_layout,
-                   *ranks.replica, layout.tree_leaves() / (p * ep), layout.leaves() / (p * ep));
+                   *ranks.replica, layout.tree_leaves() / (p * ep), layout.leaves() / (p * ep), early);
     expert_layout->cut(table, expert->values, parameters);
     expert_layout->cut(table, expert->gradients, gradient_tensors);
   }
@@ -100,6 +101,7 @@ void TrainState::lay_out(Arena& parameter_arena, Arena& gradient_arena, Arena& o
   weights.emplace(parameter_arena, ops, table, shares);
   params = bind_params(config.model, table, weights->tensors());
   gradients = bind_params(config.model, table, gradient_tensors);
+  bind_early_updates(early);
   acts = lay_out_activations(activation_arena, device, ops, config.model,
                              {.leaves = p,
                               .leaf_images = layout.leaf_images,
@@ -108,6 +110,41 @@ void TrainState::lay_out(Arena& parameter_arena, Arena& gradient_arena, Arena& o
                               .mixup_images = make_mixup(config).images,
                               .recompute = make_recompute(config)},
                              spare_memory(gradients));
+}
+
+// A gradient that is one sum by one rank alone is complete where it is made.
+std::vector<bool> TrainState::updated_early() const {
+  std::vector<bool> early(table.size(), false);
+  if (!config.early_update) return early;
+  const std::int64_t d = config.model.width, f = config.model.mlp_width;
+  const bool able = ops.updates_early(d, f) && ops.updates_early(f, d) && layout.passes() == 1;
+  bool any = false;
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    early[i] = able && table[i].mlp && (table[i].expert ? layout.replicas() : layout.ranks) == 1;
+    any = any || early[i];
+  }
+  VITRAIL_EXPECT(any, ExitCode::usage, "no weight can be updated early (--early-update)",
+                 "that is for MLPs of more than 65,536 elements on the cpu back end, whose gradients are made in one "
+                 "pass on one rank",
+                 "Use one pass (a larger --leaves-per-pass) and one rank, or as many ranks as --expert-parallel; or no "
+                 "--early-update");
+  return early;
+}
+
+void TrainState::bind_early_updates(const std::vector<bool>& early) {
+  early_updates.clear();
+  early_updates.reserve(table.size());  // the layers point into it
+  untouched_gradient_bytes_ = 0;
+  std::vector<const EarlyUpdate*> updates(table.size(), nullptr);
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    if (!early[i]) continue;
+    Tensor parameter = parameters[i];
+    if (!table[i].expert) parameter = parameter.view({1, parameter.shape[0], parameter.shape[1]});
+    early_updates.push_back((table[i].expert ? expert : dense)->optimizer.early_update(i, parameter));
+    updates[i] = &early_updates.back();
+    untouched_gradient_bytes_ += parameter.bytes();
+  }
+  bind_updates(config.model, table, updates, gradients);
 }
 
 void TrainState::initialize_parameters() {

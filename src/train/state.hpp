@@ -33,7 +33,7 @@ struct Ranks {
 struct ParameterShare {
   ParameterShare(Arena& parameters, Arena& gradients, Arena& optimizer, Device& device, Dtype real,
                  const OptimizerConfig& config, const std::vector<ParameterSpec>& table, const FlatLayout& layout,
-                 Communicator& owners, std::int64_t units_per_tree, std::int64_t units);
+                 Communicator& owners, std::int64_t units_per_tree, std::int64_t units, const std::vector<bool>& early);
 
   const FlatLayout& layout;
   Tensor values;        // [layout.elements()]
@@ -68,12 +68,13 @@ class TrainState {
 
   /// Bytes by class, for reports.
   [[nodiscard]] std::int64_t parameter_bytes() const { return parameter_arena_->bytes(); }
-  [[nodiscard]] std::int64_t gradient_bytes() const { return gradient_arena_->bytes(); }
+  [[nodiscard]] std::int64_t gradient_bytes() const { return gradient_arena_->bytes() - untouched_gradient_bytes_; }
   [[nodiscard]] std::int64_t optimizer_bytes() const { return optimizer_arena_->bytes(); }
   [[nodiscard]] std::int64_t activation_bytes() const { return activation_arena_->bytes(); }
 
  private:
   std::unique_ptr<Arena> parameter_arena_, gradient_arena_, optimizer_arena_, activation_arena_;
+  std::int64_t untouched_gradient_bytes_ = 0;  // of what is updated early: addresses without memory
 
  public:
   std::optional<ParameterShare> dense;
@@ -82,10 +83,13 @@ class TrainState {
   std::optional<ProductWeights> weights;  ///< to be refreshed when the parameters have changed
   VitMoeParams params;                    ///< these as the layers see them
   VitMoeParams gradients;
+  std::vector<EarlyUpdate> early_updates;  ///< of weights whose gradients nobody else must know; few or none
   Activations acts;
   std::int64_t step = 0;  ///< optimisation steps done
 
  private:
+  [[nodiscard]] std::vector<bool> updated_early() const;
+  void bind_early_updates(const std::vector<bool>& early);
   void lay_out(Arena& parameters, Arena& gradients, Arena& optimizer, Arena& activations);
   void initialize_parameters();
 };

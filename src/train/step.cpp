@@ -102,12 +102,24 @@ void Trainer::forward_backward(std::int64_t pass, Started* started) {
   forward();
   if (started != nullptr && !s.device.asynchronous()) look_at_pass(*started);
   const double group_scale = model.moe_blocks.empty() ? 0 : 1.0 / static_cast<double>(s.layout.groups(model));
-  vit_moe_backward(workers_, model, s.params, group_scale, s.acts, s.gradients);
+  if (s.early_updates.empty() || all_losses_finite()) {
+    vit_moe_backward(workers_, model, s.params, group_scale, s.acts, s.gradients);
+  } else {
+    clip_->set_halt(s.device, true);
+  }
   // Losses that are not finite must halt the update: the next pass overwrites them.
   s.ops.block_square_sums(
       {.x = s.acts.losses, .block_begin = all_losses_, .sums = clip_->row().slice(row_.losses + pass, 1)});
   const std::int64_t bytes = s.acts.report.bytes();
   s.device.copy(s.acts.report, numbers_.slice(pass * bytes, bytes));
+}
+
+// Early updates cannot be taken back, so all ranks ask before the first one.
+bool Trainer::all_losses_finite() const {
+  const Activations& acts = state_.acts;
+  std::int64_t finite = pass_numbers(acts, state_.config.model, acts.report, acts.labels).finite() ? 1 : 0;
+  state_.ranks.world.all_min({&finite, 1});
+  return finite != 0;
 }
 
 void Trainer::add_gradients(std::int64_t pass) {
@@ -188,6 +200,10 @@ void Trainer::queue_step(const NextPass& next_pass) {
   started.culprit.clear();
   started.first_pass = feed_.sent();
   const std::int64_t passes = s.layout.passes();
+  for (EarlyUpdate& early : s.early_updates) {
+    early.learning_rate = started.report.learning_rate;
+    early.updates = started.report.step;
+  }
   for (std::int64_t pass = 0; pass < passes; ++pass) {
     fetch(next_pass, before, pass, started);
     place_pass(before, pass);
@@ -240,6 +256,7 @@ StepReport Trainer::wait_for_step() {
   const std::int64_t bytes = clip_->result().bytes();
   const GlobalClip::Result clip = GlobalClip::read(numbers.slice(numbers.elements() - bytes, bytes));
   report.gradient_norm = clip.norm;
+  report.whole_norm = s.early_updates.empty();
   report.clipped = clip.scale != 1.0;
   const bool finite = std::isfinite(report.metrics.total_loss()) && std::isfinite(report.gradient_norm);
   if (!finite || clip.halted) fail_with_culprit(started);
@@ -299,7 +316,10 @@ void Trainer::fail_with_culprit(Started& started) {
   clip_->set_halt(state_.device, false);
   fail(ExitCode::numbers,
        {text("step ", report.step, ": loss ", report.metrics.total_loss(), ", gradient norm ", report.gradient_norm),
-        text("the first NaN or Inf stands in ", found, "; the parameters of the step before are untouched"),
+        text("the first NaN or Inf stands in ", found, "; ",
+             state_.early_updates.empty() || !std::isfinite(report.metrics.total_loss())
+                 ? "the parameters of the step before are untouched"
+                 : "weights that are updated early (--early-update) are not those of the step before"),
         "Lower the learning rate, clip gradients, or check the data; --resume goes on from the last checkpoint"});
 }
 

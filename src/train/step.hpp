@@ -29,6 +29,7 @@ struct StepReport {
   Metrics metrics;
   double learning_rate = 0;
   double gradient_norm = 0;  ///< before clipping
+  bool whole_norm = true;    ///< it is that of all gradients: none was made into an early update
   bool clipped = false;
 };
 
@@ -75,6 +76,7 @@ class Trainer {
   void place_pass(std::int64_t step, std::int64_t pass);
   void forward();
   void forward_backward(std::int64_t pass, Started* started);
+  [[nodiscard]] bool all_losses_finite() const;
   void add_gradients(std::int64_t pass);
   void update(const StepReport& report);
   [[nodiscard]] PassNumbers numbers_of(const Started& started, std::int64_t pass) const;

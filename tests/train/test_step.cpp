@@ -148,6 +148,70 @@ TEST(Step, IsTheSameBitsWhenBlocksComputeAgainWhatTheyDidNotKeep) {
   }
 }
 
+/// MLPs that the cpu back end updates early, one of them of experts.
+RunConfig early_config() {
+  RunConfig config = small_run_config();
+  config.model.mlp_width = 4160;
+  config.leaves_per_pass = 4;
+  config.clip_norm = 0;
+  config.average_decay = 0.9;
+  config.early_update = true;
+  return config;
+}
+
+TEST(Step, IsTheSameBitsWhenWeightsAreUpdatedEarly) {
+  for (const Precision precision : {Precision::f32, Precision::bf16}) {
+    std::vector<std::vector<double>> values, losses;
+    for (const bool early : {false, true}) {
+      RunConfig config = early_config();
+      config.early_update = early;
+      SmallRun run(resolved(config), 1, make_cpu_device(), [&](Device&) { return make_cpu_ops(2, precision); });
+      losses.emplace_back();
+      for (int step = 0; step < 3; ++step) losses.back().push_back(run.step().metrics.total_loss());
+      values.push_back(run.values());
+    }
+    EXPECT_EQ(losses[0], losses[1]);
+    EXPECT_TRUE(values[0] == values[1]);
+  }
+}
+
+TEST(Step, ALossThatIsNotFiniteLeavesWeightsThatAreUpdatedEarlyAsTheyWere) {
+  SmallRun run(resolved(early_config()), 1, make_cpu_device(), fast_ops);
+  run.step();
+  const std::vector<double> before = run.values();
+  const double bias = run.exchange_bias(std::numeric_limits<double>::infinity());
+  const Error error = error_of([&] { run.step(); });
+  EXPECT_EQ(error.code(), ExitCode::numbers);
+  EXPECT_NE(std::string(error.what()).find("the parameters of the step before are untouched"), std::string::npos);
+  run.exchange_bias(bias);
+  EXPECT_TRUE(run.values() == before);
+  run.step();
+  EXPECT_FALSE(run.values() == before) << "later steps go on from there";
+}
+
+TEST(Step, EarlyUpdatesAreRefusedWhereGradientsAreNotCompleteOrMustBeKnownBefore) {
+  const auto message = [](const RunConfig& config) {
+    const Error error = error_of([&] { SmallRun run(resolved(config), 1, make_cpu_device(), fast_ops); });
+    EXPECT_EQ(error.code(), ExitCode::usage);
+    return std::string(error.what());
+  };
+  RunConfig config = early_config();
+  config.leaves_per_pass = 1;
+  EXPECT_NE(message(config).find("no weight can be updated early"), std::string::npos) << "four passes";
+  config = early_config();
+  config.model.mlp_width = 64;
+  EXPECT_NE(message(config).find("no weight can be updated early"), std::string::npos) << "small weights";
+  config = early_config();
+  config.clip_norm = 1;
+  EXPECT_NE(message(config).find("without clipping"), std::string::npos);
+  config = early_config();
+  config.optimizer = "sgd";
+  EXPECT_NE(message(config).find("--optimizer adamw"), std::string::npos);
+  config = early_config();
+  config.bf16_momentum = true;
+  EXPECT_NE(message(config).find("--bf16-momentum"), std::string::npos);
+}
+
 TEST(Step, TwoStepsInFlightAreTheSameBitsAsOneAfterAnother) {
   for (const std::int64_t leaves : {1, 4}) {
     RunConfig config = small_run_config();
