@@ -3,14 +3,15 @@
 
     tests/bench/compare_with_pytorch.py --peer 'python torch_vmoe.py' [--programs build/release] [--rounds 3]
                                         [--threads N] [--steps N] [--case MODEL:BATCH:PRECISION[:MORE] ...]
+                                        [--own='OPTIONS' --own='OTHER OPTIONS' ...]
 
 The peer is any command that takes --model, --batch, --threads and --dtype (and MORE of a case), times whole training
 steps (forward, backward, AdamW), and prints one JSON line with the keys of `vitrail-bench step --json`: images_per_s,
 gflops, step_s, peak_gflops (with --peak), peak_rss_GiB, first_step_s. With --steps both sides time so many steps after
 a tenth as many (the peer takes --steps and --warmup, too), else as many as each does by itself: steps of milliseconds
-get faster for a second. Every round runs each side once and is reported on
-stderr; of each side, and of the rounds' ratios, the median counts. The ceiling is the largest GEMM peak that either side
-measured in any round. What is in the environment (LD_PRELOAD ...) is the peer's alone: name it in PEER_ENVIRONMENT, as
+get faster for a second. Each --own is a way to run vitrail-bench, with these options more, and gets a row of its own.
+Every round runs each way and the peer once and is reported on stderr; of each side, and of the rounds' ratios, the median
+counts. The ceiling is the largest GEMM peak that either side measured in any round. What is in the environment (LD_PRELOAD ...) is the peer's alone: name it in PEER_ENVIRONMENT, as
 NAME=VALUE NAME=VALUE.
 """
 
@@ -52,10 +53,10 @@ def of_steps(steps):
     return ["--steps", str(steps), "--warmup", str(steps // 10)] if steps else []
 
 
-def ours(programs, model, batch, precision, threads, steps):
+def ours(programs, model, batch, precision, threads, steps, more):
     which = ["--preset", "fmnist"] if model == "fmnist" else ["--model", model]
     command = [str(programs / "vitrail-bench"), "step", *which, "--batch", batch, "--threads", str(threads)]
-    return last_json([*command, "--precision", precision, "--seconds", "2", "--json", *of_steps(steps)])
+    return last_json([*command, "--precision", precision, "--seconds", "2", "--json", *of_steps(steps), *shlex.split(more)])
 
 
 def theirs(peer, model, batch, precision, threads, more, steps):
@@ -73,34 +74,37 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--steps", type=int)
     parser.add_argument("--case", nargs="+", default=CASES, help="MODEL:BATCH:PRECISION[:MORE]")
+    parser.add_argument("--own", action="append", help="options of vitrail-bench step, for a row of their own")
     arguments = parser.parse_args()
+    ways = arguments.own or [""]
     print("|", " | ".join(COLUMNS), "|")
     print("|---" * len(COLUMNS) + "|")
     for case in arguments.case:
         model, batch, precision, more = (case + ":").split(":")[:4]
         rounds = []
         for _ in range(arguments.rounds):
-            rounds.append(
-                (
-                    ours(arguments.programs, model, batch, precision, arguments.threads, arguments.steps),
-                    theirs(arguments.peer, model, batch, precision, arguments.threads, more, arguments.steps),
-                )
-            )
-            speeds = [f"{side['images_per_s']:.4g} images/s, peak {side.get('peak_gflops') or 0:.0f}" for side in rounds[-1]]
-            print(f"{case}: {'; the peer '.join(speeds)}", file=sys.stderr)
+            sides = [
+                ours(arguments.programs, model, batch, precision, arguments.threads, arguments.steps, own) for own in ways
+            ]
+            sides.append(theirs(arguments.peer, model, batch, precision, arguments.threads, more, arguments.steps))
+            rounds.append(sides)
+            speeds = [f"{side['images_per_s']:.4g} images/s, peak {side.get('peak_gflops') or 0:.0f}" for side in sides]
+            print(f"{case}: {'; '.join(speeds[:-1])}; the peer {speeds[-1]}", file=sys.stderr)
 
         def median(side, key, rounds=rounds):
             return statistics.median(one[side][key] for one in rounds)
 
-        peak = max(one[side].get("peak_gflops") or 0 for one in rounds for side in (0, 1))
-        ratio = statistics.median(one["images_per_s"] / other["images_per_s"] for one, other in rounds)
-        print(
-            f"| {model}, {batch}, {precision} | {median(0, 'images_per_s'):.4g} | {median(1, 'images_per_s'):.4g} "
-            f"| {ratio:.2f} | {median(0, 'gflops'):.0f} | {median(0, 'gflops') / peak:.2f} of {peak:.0f} "
-            f"| {median(0, 'peak_rss_GiB'):.2f} | {median(1, 'peak_rss_GiB'):.2f} "
-            f"| {median(0, 'first_step_s'):.1f} | {median(1, 'first_step_s'):.1f} |",
-            flush=True,
-        )
+        peak = max(side.get("peak_gflops") or 0 for sides in rounds for side in sides)
+        for way, own in enumerate(ways):
+            ratio = statistics.median(one[way]["images_per_s"] / one[-1]["images_per_s"] for one in rounds)
+            print(
+                f"| {model}, {batch}, {precision}{', ' if own else ''}{own} "
+                f"| {median(way, 'images_per_s'):.4g} | {median(-1, 'images_per_s'):.4g} "
+                f"| {ratio:.2f} | {median(way, 'gflops'):.0f} | {median(way, 'gflops') / peak:.2f} of {peak:.0f} "
+                f"| {median(way, 'peak_rss_GiB'):.2f} | {median(-1, 'peak_rss_GiB'):.2f} "
+                f"| {median(way, 'first_step_s'):.1f} | {median(-1, 'first_step_s'):.1f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
