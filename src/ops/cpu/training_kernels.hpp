@@ -30,6 +30,15 @@ struct AdamWRun {
   float correction1, correction2;  // 1 / (1 - beta^t)
   float epsilon, decay, learning_rate;
   bool frozen;
+
+  /// The same from element `first` of parameter, m and v on.
+  [[nodiscard]] AdamWRun at(std::int64_t first) const {
+    AdamWRun there = *this;
+    there.parameter += first;
+    there.m += first;
+    there.v += first;
+    return there;
+  }
 };
 void adamw_run(const AdamWRun& a);
 /// What all weights of one update have in common, of an AdamWStep or an EarlyUpdate.

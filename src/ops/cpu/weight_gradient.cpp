@@ -92,8 +92,7 @@ struct TileGradient {
 /// From a gradient [rows width], which is that of the tile's rows from `row` on.
 void update_rows(const TileGradient& tile, std::int64_t row, std::int64_t rows, const float* gradient,
                  std::int64_t gradient_stride) {
-  AdamWRun run = *tile.update;
-  for (float** x : {&run.parameter, &run.m, &run.v}) *x += row * run.stride;
+  AdamWRun run = tile.update->at(row * tile.update->stride);
   run.gradient = gradient;
   run.gradient_stride = gradient_stride;
   run.rows = rows;
@@ -174,7 +173,7 @@ struct Slices {
     copies = packed + (terms.pieces() > 1 ? blocks_of_rows.pieces() : 1) * sums;
     leaves = copies + panel_scratch(s.way, blocks_of_rows.length(0), terms.length(0));
     updated = leaves + sum_leaves_scratch(s.leaves, rows.piece, out.piece);
-    updated_stride = out.piece + 16;
+    updated_stride = aligned_floats(out.piece) + 16;  // not a multiple of 4096 bytes
     transposed = updated + (updates && s.leaves == 1 ? blocks_of_rows.length(0) * updated_stride : 0);
     scratch = transposed + (own ? floats : 0);
   }
@@ -225,9 +224,8 @@ Slice slice_of(std::span<const WeightGradient> jobs, const WeightGradientShape& 
 Ahead memory_of_update(const TileGradient& tile, std::int64_t row, std::int64_t rows, std::int64_t terms) {
   constexpr std::int64_t kTermsOfFetch = 32, kColumnsOfFetch = 64, kRowsOfFetch = 6;
   Ahead ahead;
-  const AdamWRun& run = *tile.update;
-  const std::int64_t stride = run.stride * 4;
-  for (const float* x : {run.parameter, run.m, run.v}) ahead.add(x + row * run.stride, stride, tile.width * 4, rows);
+  const AdamWRun run = tile.update->at(row * tile.update->stride);
+  for (const float* x : {run.parameter, run.m, run.v}) ahead.add(x, run.stride * 4, tile.width * 4, rows);
   const auto up = [](std::int64_t n, std::int64_t to) { return (n + to - 1) / to; };
   const std::int64_t times = up(terms, kTermsOfFetch) * up(tile.width, kColumnsOfFetch) * up(rows, kRowsOfFetch);
   const std::int64_t bytes = 3 * rows * tile.width * 4;
@@ -299,8 +297,7 @@ void by_slices(std::span<const WeightGradient> jobs, const WeightGradientShape& 
         slices.out.length(piece),
         std::nullopt};
     if (slice.job.update != nullptr) {
-      to.update = *slice.job.update;
-      for (float** x : {&to.update->parameter, &to.update->m, &to.update->v}) *x += first;
+      to.update = slice.job.update->at(first);
       to.update->stride = s.out;
     }
     float* const scratch = scratches + thread * slices.scratch;
