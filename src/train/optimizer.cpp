@@ -81,19 +81,7 @@ Optimizer::Optimizer(Arena& arena, Device& device, Dtype real, const OptimizerCo
                  "Set one of them to 0");
   VITRAIL_EXPECT(config.frozen.empty() || config.trainable.empty(), ExitCode::usage,
                  "both frozen and trainable parameters are named", "one follows from the other", "Give one pattern");
-  std::vector<std::int64_t> begin;
-  std::vector<std::size_t> tensors;
-  for (std::int64_t i = 0; i < slice_.blocks; ++i) {
-    const FlatBlock& block = layout.blocks()[static_cast<std::size_t>(slice_.first_block + i)];
-    begin.push_back(block.begin - slice_.begin);
-    tensors.push_back(block.tensor);
-    if (!early.empty() && early[block.tensor]) continue;
-    if (kept_.empty() || kept_.back().first + kept_.back().count < i) kept_.push_back({i, 0});
-    ++kept_.back().count;
-  }
-  begin.push_back(slice_.count);
-  block_begin_ = allocate_with(arena, device, begin);
-  blocks_ = per_tensor(arena, device, tensors);
+  lay_out_ranges(arena, device, layout, early);
 
   switch (config.kind) {
     case OptimizerKind::adamw:
@@ -110,6 +98,26 @@ Optimizer::Optimizer(Arena& arena, Device& device, Dtype real, const OptimizerCo
       break;
   }
   if (config.average_decay > 0) average_ = add_state(arena, real, "average/");
+}
+
+void Optimizer::lay_out_ranges(Arena& arena, Device& device, const FlatLayout& layout, const std::vector<bool>& early) {
+  const auto block = [&](std::int64_t i) -> const FlatBlock& {
+    return layout.blocks()[static_cast<std::size_t>(slice_.first_block + i)];
+  };
+  const auto is_early = [&](std::int64_t i) { return !early.empty() && early[block(i).tensor]; };
+  const auto begin_of = [&](std::int64_t i) {
+    return i < slice_.blocks ? block(i).begin - slice_.begin : slice_.count;
+  };
+  for (std::int64_t first = 0, end = 0; first < slice_.blocks; first = end) {
+    for (end = first + 1; end < slice_.blocks && is_early(end) == is_early(first);) ++end;
+    if (is_early(first)) continue;
+    std::vector<std::int64_t> begin;
+    std::vector<std::size_t> tensors;
+    for (std::int64_t i = first; i <= end; ++i) begin.push_back(begin_of(i) - begin_of(first));
+    for (std::int64_t i = first; i < end; ++i) tensors.push_back(block(i).tensor);
+    ranges_.push_back({first, end - first, begin_of(first), begin.back(), allocate_with(arena, device, begin),
+                       per_tensor(arena, device, tensors)});
+  }
 }
 
 void Optimizer::lay_out_units(Arena& arena, Device& device, const FlatLayout& layout, std::int64_t owner) {
@@ -131,9 +139,9 @@ void Optimizer::start_average(Device& device, ConstTensor parameter) {
 }
 
 void Optimizer::square_sums(Ops& ops, ConstTensor gradient, Tensor sums) const {
-  for (const auto& [first, count] : kept_) {
+  for (const BlockRange& range : ranges_) {
     ops.block_square_sums(
-        {.x = gradient, .block_begin = block_begin_.slice(first, count + 1), .sums = sums.slice(first, count)});
+        {.x = range.of(gradient), .block_begin = range.block_begin, .sums = sums.slice(range.first, range.blocks)});
   }
 }
 
@@ -155,12 +163,12 @@ void Optimizer::update(Ops& ops, const Update& update) const {
 }
 
 void Optimizer::adamw(Ops& ops, const Update& update) const {
-  for (const auto& [first, count] : kept_) {
-    ops.adamw_step({.gradient = update.gradient,
-                    .block_begin = block_begin_.slice(first, count + 1),
-                    .decay = blocks_.decay.slice(first, count),
-                    .multiplier = blocks_.multiplier.slice(first, count),
-                    .frozen = blocks_.frozen.slice(first, count),
+  for (const BlockRange& range : ranges_) {
+    ops.adamw_step({.gradient = range.of(update.gradient),
+                    .block_begin = range.block_begin,
+                    .decay = range.per_block.decay,
+                    .multiplier = range.per_block.multiplier,
+                    .frozen = range.per_block.frozen,
                     .gradient_scale = update.clip,
                     .halt = update.halt,
                     .clip_absolute = config_.clip_absolute,
@@ -170,9 +178,9 @@ void Optimizer::adamw(Ops& ops, const Update& update) const {
                     .epsilon = config_.epsilon,
                     .updates = update.updates,
                     .bf16_moment = config_.bf16_momentum,
-                    .parameter = update.parameter,
-                    .m = m_,
-                    .v = v_});
+                    .parameter = range.of(update.parameter),
+                    .m = range.of(m_),
+                    .v = range.of(v_)});
   }
 }
 
@@ -198,19 +206,21 @@ EarlyUpdate Optimizer::early_update(std::size_t tensor, Tensor parameter) const 
 }
 
 void Optimizer::sgd(Ops& ops, const Update& update) const {
-  ops.sgd_step({.gradient = update.gradient,
-                .block_begin = block_begin_,
-                .decay = blocks_.decay,
-                .multiplier = blocks_.multiplier,
-                .frozen = blocks_.frozen,
-                .gradient_scale = update.clip,
-                .halt = update.halt,
-                .clip_absolute = config_.clip_absolute,
-                .learning_rate = update.learning_rate,
-                .momentum = config_.momentum,
-                .bf16_trace = config_.bf16_momentum,
-                .parameter = update.parameter,
-                .trace = m_});
+  for (const BlockRange& range : ranges_) {
+    ops.sgd_step({.gradient = range.of(update.gradient),
+                  .block_begin = range.block_begin,
+                  .decay = range.per_block.decay,
+                  .multiplier = range.per_block.multiplier,
+                  .frozen = range.per_block.frozen,
+                  .gradient_scale = update.clip,
+                  .halt = update.halt,
+                  .clip_absolute = config_.clip_absolute,
+                  .learning_rate = update.learning_rate,
+                  .momentum = config_.momentum,
+                  .bf16_trace = config_.bf16_momentum,
+                  .parameter = range.of(update.parameter),
+                  .trace = m_ ? range.of(m_) : Tensor()});
+  }
 }
 
 void Optimizer::adafactor(Ops& ops, const Update& update) const {

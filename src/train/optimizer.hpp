@@ -110,19 +110,26 @@ class Optimizer {
   };
   /// Of block or unit i as of tensor tensors[i] of the table.
   PerTensor per_tensor(Arena& arena, Device& device, const std::vector<std::size_t>& tensors) const;
+  /// Blocks that follow each other in the slice.
+  struct BlockRange {
+    std::int64_t first, blocks;
+    std::int64_t begin, count;  // their elements
+    Tensor block_begin;         // i64 [blocks+1], relative to `begin`
+    PerTensor per_block;
+    /// The elements of something like the slice.
+    template <class AnyTensor>
+    [[nodiscard]] AnyTensor of(const AnyTensor& x) const {
+      return x.slice(begin, count);
+    }
+  };
+  void lay_out_ranges(Arena& arena, Device& device, const FlatLayout& layout, const std::vector<bool>& early);
   void lay_out_units(Arena& arena, Device& device, const FlatLayout& layout, std::int64_t owner);
 
   OptimizerConfig config_;
   const std::vector<ParameterSpec>& table_;
   FlatSlice slice_;
   std::vector<FlatRun> runs_;
-  Tensor block_begin_;  // i64 [blocks+1], relative to the slice
-  /// Blocks that follow each other and are not updated early.
-  struct BlockRange {
-    std::int64_t first, count;
-  };
-  std::vector<BlockRange> kept_;
-  PerTensor blocks_;
+  std::vector<BlockRange> ranges_;  // all blocks, but for those of early tensors
   std::vector<Elementwise> elementwise_;
   Tensor m_;  // first moment or momentum; none without momentum
   Tensor v_;  // AdamW's second moment, Adafactor's statistics
