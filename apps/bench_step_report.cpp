@@ -80,6 +80,7 @@ Json to_json(const StepSettings& s, const Machine& machine, const TrainState& st
       .set("leaves_per_pass", layout.leaves_per_pass)
       .set("passes", layout.passes())
       .set("recompute", state.config.recompute)
+      .set("early_update", !state.early_updates.empty())
       .set("params_M", 1e-6 * static_cast<double>(parameter_count(state.table)))
       .set("train_gflop_per_image", 3e-9 * forward_flops_per_image(model))
       .set("step_s", median(result.step_s))
