@@ -136,11 +136,11 @@ TEST_P(EarlyUpdates, AreTheSameBitsAsGradientsAndAdamW) {
 std::vector<EarlyCase> cases() {
   std::vector<EarlyCase> all{{"reference", Dtype::f64, 0, Precision::f32, {2, 2, 5, 6, 10}}};
   const std::vector<std::pair<std::string, MlpSizes>> shapes{
-      {"strips", {1, 3, 37, 192, 448}},          // hidden layers in strips
-      {"rows", {1, 2, 50, 200, 400}},            // panels and vectors that are not whole
-      {"leaves", {4, 2, 20, 256, 320}},          // sums over leaves
-      {"long", {1, 1, 1200, 256, 320}},          // terms in several pieces, slices of all threads
-      {"nothing", {1, 2, 0, 256, 320}},          // no rows: moments and decay all the same
+      {"strips", {1, 3, 37, 192, 448}},     // hidden layers in strips
+      {"rows", {1, 2, 50, 200, 400}},       // panels and vectors that are not whole
+      {"leaves", {4, 2, 20, 256, 320}},     // sums over leaves
+      {"long", {1, 1, 1200, 256, 320}},     // terms in several pieces, slices of all threads
+      {"nothing", {1, 2, 0, 256, 320}},     // no rows: moments and decay all the same
       {"wide", {1, 1, 9, 32, 4096 + 64}}};  // tiles beside each other
   for (const auto& [name, sizes] : shapes) {
     for (const int threads : {1, 3}) {
