@@ -63,7 +63,6 @@ struct RunConfig {
   // layout: another value gives the same bits
   std::int64_t expert_parallel = 1;
   std::int64_t leaves_per_pass = 0;  ///< 0: the largest subtree that fits
-  bool early_update = false;         ///< weights of MLPs are updated where their gradients are made
   std::string recompute = "none";    ///< what blocks compute again in the backward pass: none, mlp, block
 
   // the rest of the run
@@ -73,6 +72,7 @@ struct RunConfig {
   bool init_average = false;        ///< take that checkpoint's running average of the weights
   bool new_head = false;            ///< but not its head
   bool resume = false;
+  bool early_update = false;    ///< of the layout, too: weights of MLPs are updated where their gradients are made
   std::int64_t save_every = 0;  ///< steps; 0: at the end only
   double save_minutes = 0;      ///< wall-clock minutes between saves, beside save_every; 0: none by the clock
   std::int64_t keep_last = 2;

@@ -166,7 +166,7 @@ struct Slices {
     while (!own && at_once * rows.pieces() * parts < enough && rows.piece > kLeastRows)
       rows = cut_evenly(in.piece, rows.piece / 2, tile_rows(s.way));
     std::int64_t most = most_rows(s.way, terms.length(0));
-    if (updates && s.leaves == 1) most = std::min(most, kUpdatedBytes / (4 * 4 * out.piece));
+    if (updates && s.leaves == 1) most = std::min(most, kUpdatedBytes / (out.piece * 16));
     blocks_of_rows = cut_evenly(rows.piece, std::max<std::int64_t>(1, most), tile_rows(s.way));
     packed = packed_floats(s.way, out.piece, terms.length(0));
     sums = panel_sums(s.way, blocks_of_rows.length(0), out.piece);
