@@ -52,6 +52,11 @@ double gradient_multiplier(const OptimizerConfig& config, const std::string& nam
   return first_match(config.gradient_scale, name, 1);
 }
 
+Optimizer::OfTensor Optimizer::of_tensor(std::size_t tensor) const {
+  const std::string& name = table_[tensor].name;
+  return {first_match(config_.decay, name, 0), gradient_multiplier(config_, name), is_frozen(config_, name)};
+}
+
 Optimizer::PerTensor Optimizer::per_tensor(Arena& arena, Device& device,
                                            const std::vector<std::size_t>& tensors) const {
   std::vector<double> decay, multiplier;
@@ -63,10 +68,10 @@ Optimizer::PerTensor Optimizer::per_tensor(Arena& arena, Device& device,
       frozen.push_back(frozen.back());
       continue;
     }
-    const std::string& name = table_[tensors[i]].name;
-    decay.push_back(first_match(config_.decay, name, 0));
-    multiplier.push_back(gradient_multiplier(config_, name));
-    frozen.push_back(is_frozen(config_, name) ? 1 : 0);
+    const OfTensor of = of_tensor(tensors[i]);
+    decay.push_back(of.decay);
+    multiplier.push_back(of.multiplier);
+    frozen.push_back(of.frozen ? 1 : 0);
   }
   return {allocate_with(arena, device, decay), allocate_with(arena, device, multiplier),
           allocate_with(arena, device, frozen)};
@@ -186,17 +191,17 @@ void Optimizer::adamw(Ops& ops, const Update& update) const {
 
 EarlyUpdate Optimizer::early_update(std::size_t tensor, Tensor parameter) const {
   const auto run = std::find_if(runs_.begin(), runs_.end(), [&](const FlatRun& one) { return one.tensor == tensor; });
-  const std::string& name = table_[tensor].name;
   VITRAIL_EXPECT(run != runs_.end() && run->count == parameter.elements(), ExitCode::other,
-                 text("an early update of ", name), "this owner has not all of it", "This is a bug");
+                 text("an early update of ", table_[tensor].name), "this owner has not all of it", "This is a bug");
   VITRAIL_EXPECT(config_.kind == OptimizerKind::adamw && !config_.bf16_momentum && config_.clip_norm == 0 &&
                      config_.clip_absolute == 0,
                  ExitCode::usage, "weights are to be updated early", "that is AdamW in f32 without clipping",
                  "Try --optimizer adamw --clip-norm 0 without --bf16-momentum, or no --early-update");
   const auto of_it = [&](const Tensor& state) { return state.slice(run->in_slice, run->count).view(parameter.shape); };
-  return {.decay = first_match(config_.decay, name, 0),
-          .multiplier = gradient_multiplier(config_, name),
-          .frozen = is_frozen(config_, name),
+  const OfTensor of = of_tensor(tensor);
+  return {.decay = of.decay,
+          .multiplier = of.multiplier,
+          .frozen = of.frozen,
           .beta1 = config_.beta1,
           .beta2 = config_.beta2,
           .epsilon = config_.epsilon,

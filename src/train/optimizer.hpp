@@ -108,6 +108,12 @@ class Optimizer {
     Tensor decay, multiplier;  // f64
     Tensor frozen;             // u8
   };
+  /// The same of one parameter.
+  struct OfTensor {
+    double decay, multiplier;
+    bool frozen;
+  };
+  [[nodiscard]] OfTensor of_tensor(std::size_t tensor) const;
   /// Of block or unit i as of tensor tensors[i] of the table.
   PerTensor per_tensor(Arena& arena, Device& device, const std::vector<std::size_t>& tensors) const;
   /// Blocks that follow each other in the slice.

@@ -116,8 +116,7 @@ void Trainer::forward_backward(std::int64_t pass, Started* started) {
 
 // Early updates cannot be taken back, so all ranks ask before the first one.
 bool Trainer::all_losses_finite() const {
-  const Activations& acts = state_.acts;
-  std::int64_t finite = pass_numbers(acts, state_.config.model, acts.report, acts.labels).finite() ? 1 : 0;
+  std::int64_t finite = pass_is_finite() ? 1 : 0;
   state_.ranks.world.all_min({&finite, 1});
   return finite != 0;
 }
@@ -274,10 +273,14 @@ StepReport Trainer::step(const NextPass& next_pass, bool another_follows) {
 
 // --- numbers that are none -------------------------------------------------------------------------------------------
 
-void Trainer::look_at_pass(Started& started) {
+bool Trainer::pass_is_finite() const {
   const Activations& acts = state_.acts;
-  if (!started.culprit.empty() || pass_numbers(acts, state_.config.model, acts.report, acts.labels).finite()) return;
-  started.culprit = first_not_finite(state_.device, state_.ops, acts).value_or("");
+  return pass_numbers(acts, state_.config.model, acts.report, acts.labels).finite();
+}
+
+void Trainer::look_at_pass(Started& started) {
+  if (!started.culprit.empty() || pass_is_finite()) return;
+  started.culprit = first_not_finite(state_.device, state_.ops, state_.acts).value_or("");
 }
 
 // The passes of a queue have been overwritten by now, but nothing has changed since: the first bad one is done again if

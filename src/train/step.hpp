@@ -76,6 +76,8 @@ class Trainer {
   void place_pass(std::int64_t step, std::int64_t pass);
   void forward();
   void forward_backward(std::int64_t pass, Started* started);
+  /// The numbers that this rank's last pass reports, on the host.
+  [[nodiscard]] bool pass_is_finite() const;
   [[nodiscard]] bool all_losses_finite() const;
   void add_gradients(std::int64_t pass);
   void update(const StepReport& report);

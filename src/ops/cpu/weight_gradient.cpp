@@ -221,13 +221,13 @@ Slice slice_of(std::span<const WeightGradient> jobs, const WeightGradientShape& 
 }
 
 /// What update_rows reads and writes, to come under a product of these rows with `terms` terms.
-Ahead memory_of_update(const TileGradient& tile, std::int64_t row, std::int64_t rows, std::int64_t terms) {
-  constexpr std::int64_t kTermsOfFetch = 32, kColumnsOfFetch = 64, kRowsOfFetch = 6;
+Ahead memory_of_update(Way way, const TileGradient& tile, std::int64_t row, std::int64_t rows, std::int64_t terms) {
+  constexpr std::int64_t kTermsOfFetch = 32;  // of a tile in registers
   Ahead ahead;
   const AdamWRun run = tile.update->at(row * tile.update->stride);
   for (const float* x : {run.parameter, run.m, run.v}) ahead.add(x, run.stride * 4, tile.width * 4, rows);
   const auto up = [](std::int64_t n, std::int64_t to) { return (n + to - 1) / to; };
-  const std::int64_t times = up(terms, kTermsOfFetch) * up(tile.width, kColumnsOfFetch) * up(rows, kRowsOfFetch);
+  const std::int64_t times = up(terms, kTermsOfFetch) * up(tile.width, panel_columns(way)) * up(rows, tile_rows(way));
   const std::int64_t bytes = 3 * rows * tile.width * 4;
   ahead.fetch_at_once(std::max(Ahead::kPiece, up(bytes, std::max<std::int64_t>(times, 1) * 64) * 64));
   return ahead;
@@ -253,7 +253,7 @@ void multiply_tile(const WeightGradientShape& s, const Slices& slices, const Mat
                                : into_floats(tile.dw + row * tile.stride, tile.stride);
       y.stream = stream && !tile.update;
       y.is_near = tile.update.has_value();
-      Ahead later = tile.update && last ? memory_of_update(tile, row, height, terms) : Ahead();
+      Ahead later = tile.update && last ? memory_of_update(s.way, tile, row, height, terms) : Ahead();
       multiply(PanelProduct{after_rounding(s.way), height, padded_terms(s.way, terms), x.at(row, first), scratch, 0,
                             tile.width, y, sums + (slices.terms.pieces() > 1 ? i * slices.sums : 0),
                             scratch + slices.copies, piece == 0, last, &later});
