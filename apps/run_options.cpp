@@ -210,10 +210,9 @@ void add_layout_options(Options& options, RunConfig& config) {
       .effect(Effect::layout);
   options
       .add("early-update", config.early_update, "",
-           "update weights of MLPs where their gradients are made, which need no memory then (cpu, adamw, --clip-norm "
-           "0; "
-           "what one rank computes in one pass). No gradient norm is reported, and where NaN or Inf comes up in the "
-           "backward pass only, weights have changed")
+           "update weights of MLPs where their gradients are made, which need no memory then (cpu, adamw, "
+           "--clip-norm 0; what one rank computes in one pass). No gradient norm is reported, and where NaN or Inf "
+           "comes up in the backward pass only, weights have changed")
       .effect(Effect::layout);
 }
 

@@ -11,8 +11,8 @@ gflops, step_s, peak_gflops (with --peak), peak_rss_GiB, first_step_s. With --st
 a tenth as many (the peer takes --steps and --warmup, too), else as many as each does by itself: steps of milliseconds
 get faster for a second. Each --own is a way to run vitrail-bench, with these options more, and gets a row of its own.
 Every round runs each way and the peer once and is reported on stderr; of each side, and of the rounds' ratios, the median
-counts. The ceiling is the largest GEMM peak that either side measured in any round. What is in the environment (LD_PRELOAD ...) is the peer's alone: name it in PEER_ENVIRONMENT, as
-NAME=VALUE NAME=VALUE.
+counts. The ceiling is the largest GEMM peak that either side measured in any round. What is in the environment
+(LD_PRELOAD ...) is the peer's alone: name it in PEER_ENVIRONMENT, as NAME=VALUE NAME=VALUE.
 """
 
 import argparse
