@@ -83,7 +83,7 @@ namespace vitrail {
 /// Of matrix products (linear layers, MLPs, attention, their gradients). bf16: the inputs of a product are rounded to
 /// bfloat16, to nearest with ties to even, and its sums are f32; tensors marked `stored` are kept in bf16
 /// (Ops::stored), everything else between products stays `real`. Attention rounds q, k, v and d out; its probabilities
-/// and their gradients stay unrounded.
+/// and their gradients too where the machine multiplies bf16 and stores it, and heads have an even width.
 enum class Precision : std::uint8_t { f32, bf16 };
 
 class Ops {

@@ -9,6 +9,7 @@
 
 #include "base/bf16.hpp"
 #include "ops/ops.hpp"
+#include "tests/ops/mlp_calls.hpp"
 #include "tests/ops/random_tensors.hpp"
 
 namespace vitrail::testing {
@@ -152,7 +153,33 @@ TEST(CpuPrecision, AnswersWhatItWasMadeWith) {
   EXPECT_EQ(make_cpu_ops(1, Precision::bf16)->stored(), Dtype::bf16);
 }
 
-// q, k, v and d out are rounded, and nothing else.
+// With identities for weights, h is the output, and du that of the input's gradient.
+TEST(CpuPrecision, OfAGeluIsThatOfBf16) {
+  constexpr std::int64_t kWidth = 64, kRows = 40;
+  OwnedTensor x(Dtype::bf16, {1, 1, kRows, kWidth}), one(Dtype::f32, {1, kWidth, kWidth});
+  OwnedTensor zeros(Dtype::f32, x.shape()), ones(Dtype::f32, x.shape()), none(Dtype::f32, {1, kWidth});
+  for (std::int64_t i = 0; i < x.elements(); ++i) {
+    x.set(i, -8.0 + 16.0 * static_cast<double>(i) / static_cast<double>(x.elements()));
+    zeros.set(i, 0.0), ones.set(i, 1.0);
+  }
+  for (std::int64_t i = 0; i < kWidth * kWidth; ++i) one.set(i, i % (kWidth + 1) == 0 ? 1.0 : 0.0);
+  for (std::int64_t i = 0; i < kWidth; ++i) none.set(i, 0.0);
+  const auto ops = make_cpu_ops(1, Precision::bf16);
+  const auto run = [&](const OwnedTensor& dy) {  // which is the residual, too
+    return run_mlp(*ops, {x, dy, one, none, one, none, OwnedTensor()});
+  };
+  const OwnedTensor y = run(zeros).y, dx = run(ones).dx;
+  constexpr double kBf16 = 1.0 / 256, kBefore = 4e-4;  // of rounding, and of what is rounded
+  for (std::int64_t i = 0; i < x.elements(); ++i) {
+    const double a = x.get(i), c = std::sqrt(2 / 3.14159265358979), z = c * (a + 0.044715 * a * a * a);
+    const double s = 1 / (1 + std::exp(-2 * z)), dz = c * (1 + 3 * 0.044715 * a * a);
+    EXPECT_NEAR(y.get(i), a * s, (kBf16 + kBefore) * std::abs(a * s)) << a;
+    const double slope = s + 2 * a * s * (1 - s) * dz;
+    EXPECT_NEAR(dx.get(i), slope, kBf16 * std::abs(slope) + kBefore * (s + std::abs(slope - s))) << a;
+  }
+}
+
+// q, k, v and d out are rounded, and nothing else: of f32.
 TEST(CpuPrecision, OfAttentionIsThatOfItsInputs) {
   constexpr std::int64_t kTokens = 9;
   const Shape shape{1, 1, kTokens, 1, 1};  // channels of width 1: scores = q k

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <type_traits>
 #include <utility>
@@ -14,6 +15,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "ops/cpu/bf16_pairs-inl.hpp"
 #include "ops/cpu/small_gemm-inl.hpp"
 #include "ops/cpu/transpose-inl.hpp"
 
@@ -121,7 +123,7 @@ HWY_INLINE void interleave(const T* from, std::int64_t width, float* to) {
       if constexpr (std::is_same_v<T, Bf16>) {
         to[4 * c + g] = to_float(from[g * width + c]);
       } else {
-        to[4 * c + g] = from[g * width + c];
+        std::memcpy(to + 4 * c + g, from + g * width + c, sizeof(float));  // or a pair
       }
     }
   }
@@ -148,6 +150,43 @@ void round_packed(bool round, float* x, std::int64_t n) {
   for (std::int64_t i = 0; round && i < n; i += lanes()) store(rounded(load(x + i)), x + i);
 }
 
+/// As rows of terms for a product over the channels: to [tokens, row], each with the pairs of its channels. And as rows
+/// for one over the tokens: to [tokens / 2, row], each with the pairs of two tokens. Heads of a group side by side.
+template <int kGroup>
+void pack_channel_pairs(const Rows<const Bf16>& from, std::int64_t tokens, std::int64_t padded, float* to,
+                        std::int64_t row) {
+  const std::int64_t pairs = from.width / 2;
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const Bf16* const x = from.first + t * from.stride;
+    if constexpr (kGroup == 1) {
+      std::memcpy(to + t * row, x, static_cast<std::size_t>(4 * pairs));
+    } else {
+#if HWY_TARGET != HWY_SCALAR
+      interleave(reinterpret_cast<const float*>(x), pairs, to + t * row);
+#endif
+    }
+  }
+  std::fill_n(to + tokens * row, (padded - tokens) * row, 0.0F);
+}
+template <int kGroup>
+void pack_token_pairs(const Rows<const Bf16>& from, std::int64_t tokens, float* to, std::int64_t row) {
+  const std::int64_t n = kGroup * from.width;
+  for (std::int64_t t = 0; t < tokens; t += 2, to += row) {
+    const Bf16* const even = from.first + t * from.stride;
+    const Bf16* const odd = t + 1 < tokens ? even + from.stride : nullptr;
+    if constexpr (kGroup == 1) {
+      pair_rows(even, odd, n, reinterpret_cast<std::uint32_t*>(to));
+    } else {
+#if HWY_TARGET != HWY_SCALAR
+      HWY_ALIGN float heads[kTogether * kNarrow];
+      pair_rows(even, odd, n, reinterpret_cast<std::uint32_t*>(heads));
+      interleave(heads, from.width, to);
+      for (std::int64_t i = n; i % lanes() != 0; ++i) to[i] = 0.0F;
+#endif
+    }
+  }
+}
+
 /// to [tokens, row] = from as f32, heads of a group side by side, padded with zeros up to `padded` tokens.
 template <int kGroup, class T>
 void pack_rows(const Rows<const T>& from, std::int64_t tokens, std::int64_t padded, bool round, float* to,
@@ -170,9 +209,21 @@ void pack_rows(const Rows<const T>& from, std::int64_t tokens, std::int64_t padd
   round_packed(round, to, tokens * row);
 }
 
+/// To bf16 by the instruction that rounds, if kPairs.
+template <bool kPairs, class T>
+HWY_INLINE void put(Vector x, T* to) {
+#if VITRAIL_OPS_CPU_MULTIPLIES_PAIRS
+  if constexpr (kPairs) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), round_one(x));
+    return;
+  }
+#endif
+  store(x, to);
+}
+
 /// to = from [tokens, row], which is changed, with heads of a group apart, times scale [tokens, kGroup], or scale
 /// [kGroup] for all.
-template <int kGroup, bool kScales, class T>
+template <int kGroup, bool kPairs, bool kScales, class T>
 void unpack_rows(float* from, std::int64_t row, std::int64_t tokens, const float* scale, const Rows<T>& to) {
   for (std::int64_t t = 0; t < tokens; ++t) {
     const float* const factor = kScales ? scale + t * kGroup : scale;
@@ -184,6 +235,16 @@ void unpack_rows(float* from, std::int64_t row, std::int64_t tokens, const float
                   [&](std::int64_t i, std::int64_t count) { store(hn::Mul(load(x + i), factors), y + i, count); });
     } else {
 #if HWY_TARGET != HWY_SCALAR
+      if (to.width == lanes()) {
+        const auto scaled = [&](int i) { return hn::Mul(load(x + i * lanes()), factors); };
+        const Four<Vector> of_heads =
+            transpose_blocks(Floats(), Four<Vector>{scaled(0), scaled(1), scaled(2), scaled(3)});
+        put<kPairs>(of_heads.a, y);
+        put<kPairs>(of_heads.b, y + lanes());
+        put<kPairs>(of_heads.c, y + 2 * lanes());
+        put<kPairs>(of_heads.d, y + 3 * lanes());
+        continue;
+      }
       for (std::int64_t i = 0; i < kGroup * to.width; i += lanes()) {
         const Vector scaled = hn::Mul(load(x + i), factors);
         store(std::is_same_v<T, Bf16> ? rounded(scaled) : scaled, x + i);
@@ -231,11 +292,24 @@ HWY_INLINE Vector quick_exp(Vector x) {
 
 constexpr std::int64_t kRun = 64;  // keys whose terms are summed before they are added to a longer sum
 
-/// scores [keys, columns] -> e^(scale * score - top) of kVectors vectors of columns, not normalised. totals = their
-/// sums over the keys, tops = scale * the largest scores.
-template <int kVectors>
-void exponentiate_some(float* scores, std::int64_t keys, std::int64_t columns, float scale, float* tops,
-                       float* totals) {
+#if VITRAIL_OPS_CPU_MULTIPLIES_PAIRS
+HWY_INLINE void store_words(__m512i words, float* to) { _mm512_storeu_si512(to, words); }
+/// The two rows that round_both has put together, as pairs of the queries of a head, `stride` apart; or the first row
+/// alone.
+template <int kGroup>
+HWY_INLINE void store_rows(__m512i rows, bool first_alone, float* to, std::int64_t stride) {
+  if constexpr (kGroup == kTogether) rows = paired_by_fours(rows);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_castsi512_si256(rows));
+  if (!first_alone) _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + stride), _mm512_extracti64x4_epi64(rows, 1));
+}
+#endif
+
+/// scores [keys, columns] -> e^(scale * score - top) of kVectors vectors of columns, not normalised, times the factors
+/// of dropout; with kPairs [keys / 2, columns], the pairs of two keys. totals = their sums over the keys without these
+/// factors, tops = scale * the largest scores.
+template <int kVectors, bool kPairs, bool kDropout>
+void exponentiate_some(float* scores, const float* factors, std::int64_t keys, std::int64_t columns, float scale,
+                       float* tops, float* totals) {
   const std::int64_t step = lanes();
   Vector top[kVectors], total[kVectors];
   for (int v = 0; v < kVectors; ++v) {
@@ -250,12 +324,23 @@ void exponentiate_some(float* scores, std::int64_t keys, std::int64_t columns, f
   for (std::int64_t first = 0; first < keys; first += kRun) {
     Vector run[kVectors];
     for (int v = 0; v < kVectors; ++v) run[v] = zero();
-    for (std::int64_t key = first; key < std::min(keys, first + kRun); ++key) {
+    const auto exponential = [&](std::int64_t key, int v) {
+      const std::int64_t i = key * columns + v * step;
+      const Vector p = quick_exp(hn::MulSub(load(scores + i), scales, top[v]));
+      run[v] = hn::Add(run[v], p);
+      return kDropout ? hn::Mul(p, load(factors + i)) : p;
+    };
+    for (std::int64_t key = first; key < std::min(keys, first + kRun); key += kPairs ? 2 : 1) {
       for (int v = 0; v < kVectors; ++v) {
-        float* const x = scores + key * columns + v * step;
-        const Vector p = quick_exp(hn::MulSub(load(x), scales, top[v]));
-        store(p, x);
-        run[v] = hn::Add(run[v], p);
+        const Vector p = exponential(key, v);
+#if VITRAIL_OPS_CPU_MULTIPLIES_PAIRS
+        if constexpr (kPairs) {
+          const Vector next = key + 1 < keys ? exponential(key + 1, v) : zero();
+          store_words(paired(round_both(p, next)), scores + key / 2 * columns + v * step);
+          continue;
+        }
+#endif
+        store(p, scores + key * columns + v * step);
       }
     }
     for (int v = 0; v < kVectors; ++v) total[v] = hn::Add(total[v], run[v]);
@@ -266,14 +351,29 @@ void exponentiate_some(float* scores, std::int64_t keys, std::int64_t columns, f
   }
 }
 
+/// Scores of a block of queries and their gradients. What products need of them takes their place; in pairs, what
+/// counts keys in pairs has one of its own.
+struct ScoreGradients {
+  float* scores;         // [keys, columns]; then probabilities times the factors of dropout, in pairs of queries
+  float* dscores;        // [keys, columns]; of these probabilities; then of scores, in pairs of queries
+  float* dscores_pairs;  // [keys / 2, columns]; of scores, in pairs of keys
+  const float* factors;  // [keys, columns]; of dropout
+  std::int64_t keys, columns;
+  float scale;
+  const float* log_sum_exp;  // [columns]
+};
+
 /// p = e^(scale * score - log_sum_exp), dp *= factor; delta = the sum over the keys of p dp; then dscores = p (dp -
-/// delta), in the place of dp, and scores = factor * p. Of kVectors vectors of columns; factors may be left out. delta
+/// delta), in the place of dp, and scores = factor * p. Of kVectors vectors of columns from the first one on. delta
 /// is divided by the sum of p: log_sum_exp is rounded, so that is 1 only nearly when scores are large.
-template <int kVectors, bool kDropout>
-void score_gradients_some(float* scores, float* dscores, const float* factors, std::int64_t keys, std::int64_t columns,
-                          float scale, const float* log_sum_exp) {
+template <int kGroup, int kVectors, bool kPairs, bool kDropout>
+void score_gradients_some(const ScoreGradients& g, std::int64_t column) {
   const std::int64_t step = lanes();
-  const Vector scales = set(scale);
+  const std::int64_t keys = g.keys, columns = g.columns;
+  float* const scores = g.scores + column;
+  float* const dscores = g.dscores + column;
+  const float* const log_sum_exp = g.log_sum_exp + column;
+  const Vector scales = set(g.scale);
   Vector logs[kVectors], delta[kVectors], total[kVectors];
   for (int v = 0; v < kVectors; ++v) {
     logs[v] = load(log_sum_exp + v * step);
@@ -289,7 +389,7 @@ void score_gradients_some(float* scores, float* dscores, const float* factors, s
         const Vector p = quick_exp(hn::MulSub(load(scores + i), scales, logs[v]));
         Vector dp = load(dscores + i);
         if constexpr (kDropout) {
-          dp = hn::Mul(dp, load(factors + i));
+          dp = hn::Mul(dp, load(g.factors + column + i));
           store(dp, dscores + i);
         }
         store(p, scores + i);
@@ -303,12 +403,32 @@ void score_gradients_some(float* scores, float* dscores, const float* factors, s
     }
   }
   for (int v = 0; v < kVectors; ++v) delta[v] = hn::Div(delta[v], total[v]);
-  for (std::int64_t key = 0; key < keys; ++key) {
+  const auto dropped = [&](std::int64_t i) {
+    return kDropout ? hn::Mul(load(scores + i), load(g.factors + column + i)) : load(scores + i);
+  };
+  const auto gradient = [&](std::int64_t i, int v) {
+    return hn::Mul(load(scores + i), hn::Sub(load(dscores + i), delta[v]));
+  };
+  for (std::int64_t key = 0; key < keys; key += kPairs ? 2 : 1) {
     for (int v = 0; v < kVectors; ++v) {
       const std::int64_t i = key * columns + v * step;
-      const Vector p = load(scores + i);
-      store(hn::Mul(p, hn::Sub(load(dscores + i), delta[v])), dscores + i);
-      if constexpr (kDropout) store(hn::Mul(p, load(factors + i)), scores + i);
+#if VITRAIL_OPS_CPU_MULTIPLIES_PAIRS
+      if constexpr (kPairs) {
+        const bool last = key + 1 == keys;
+        const Vector p = dropped(i), ds = gradient(i, v);
+        const auto both_p = round_both(p, last ? zero() : dropped(i + columns));
+        const auto both_ds = round_both(ds, last ? zero() : gradient(i + columns, v));
+        // Before the vectors that are still to be read.
+        const std::int64_t place = key * columns + (column + v * step) / 2;
+        store_rows<kGroup>(both_p, last, g.scores + place, columns);
+        store_rows<kGroup>(both_ds, last, g.dscores + place, columns);
+        store_words(paired(both_ds), g.dscores_pairs + key / 2 * columns + column + v * step);
+        continue;
+      }
+#endif
+      const Vector ds = gradient(i, v);
+      if constexpr (kDropout) store(dropped(i), scores + i);
+      store(ds, dscores + i);
     }
   }
 }
@@ -320,6 +440,16 @@ HWY_INLINE void for_columns(std::int64_t columns, const Body& body) {
   for (; c + 4 * lanes() <= columns; c += 4 * lanes()) body(std::integral_constant<int, 4>(), c);
   for (; c + 2 * lanes() <= columns; c += 2 * lanes()) body(std::integral_constant<int, 2>(), c);
   if (c < columns) body(std::integral_constant<int, 1>(), c);
+}
+
+/// body(whether there are factors of dropout, as a constant).
+template <class Body>
+HWY_INLINE void with_dropout(const float* factors, const Body& body) {
+  if (factors != nullptr) {
+    body(std::true_type());
+  } else {
+    body(std::false_type());
+  }
 }
 
 // --- the passes ------------------------------------------------------------------------------------------------------
@@ -347,13 +477,20 @@ void for_blocks(std::int64_t queries, const Body& body) {
 /// What all heads of a call share.
 struct Sizes {
   const HeadShape& n;
-  std::int64_t row;     // floats of a packed row of channels
-  std::int64_t used;    // the part of it that is computed
-  std::int64_t stride;  // of tokens in the tensors
+  std::int64_t row;       // floats of a packed row of channels
+  std::int64_t used;      // the part of it that is computed
+  std::int64_t terms;     // of a sum over the channels: floats of a head, or pairs
+  std::int64_t term_row;  // floats of a row of them
+  std::int64_t stride;    // of tokens in the tensors
   float scale;
-  template <int kGroup>
+  template <int kGroup, bool kPairs>
   static Sizes of(const HeadShape& n) {
-    return {n, row_of(n), whole_vectors(n.width * kGroup), n.heads * n.width,
+    return {n,
+            row_of(n),
+            whole_vectors(n.width * kGroup),
+            kPairs ? n.width / 2 : n.width,
+            kPairs ? aligned_floats(n.width / 2 * kGroup) : row_of(n),
+            n.heads * n.width,
             1.0F / std::sqrt(static_cast<float>(n.width))};
   }
 };
@@ -374,27 +511,55 @@ void draw_factors(const DropoutMask& mask, std::uint64_t first_index, const Head
 
 /// Some tokens of a group of heads will be needed, to read or to write.
 template <int kGroup, class T>
-void ask_for(Ahead& ahead, const HeadShape& n, const T* x, std::int64_t head, std::int64_t tokens) {
+void ask_for(Upcoming& upcoming, const HeadShape& n, const T* x, std::int64_t head, std::int64_t tokens) {
   constexpr auto kSize = static_cast<std::int64_t>(sizeof(T));
-  if (tokens > 0) ahead.add(x + head * n.width, kGroup * n.width * kSize, n.heads * n.width * kSize, tokens);
+  if (tokens > 0) upcoming.add(x + head * n.width, kGroup * n.width * kSize, n.heads * n.width * kSize, tokens);
 }
 
-template <int kGroup, class T>
+/// Of a sum over so many queries or keys.
+template <bool kPairs>
+std::int64_t terms_of(std::int64_t tokens) {
+  return kPairs ? (tokens + 1) / 2 : tokens;
+}
+
+/// Rows for sums over the channels; and for sums over the tokens, which are the same but in pairs.
+template <int kGroup, bool kPairs, class T>
+void pack_both(const Rows<const T>& from, std::int64_t tokens, std::int64_t padded, bool round, const Sizes& s,
+               float* terms, float* rows) {
+  if constexpr (kPairs) {
+    pack_channel_pairs<kGroup>(from, tokens, padded, terms, s.term_row);
+    pack_token_pairs<kGroup>(from, tokens, rows, s.row);
+  } else {
+    pack_rows<kGroup>(from, tokens, padded, round, rows, s.row);
+  }
+}
+template <int kGroup, bool kPairs, class T>
+void pack_terms(const Rows<const T>& from, std::int64_t tokens, std::int64_t padded, bool round, const Sizes& s,
+                float* terms) {
+  if constexpr (kPairs) {
+    pack_channel_pairs<kGroup>(from, tokens, padded, terms, s.term_row);
+  } else {
+    pack_rows<kGroup>(from, tokens, padded, round, terms, s.row);
+  }
+}
+
+template <int kGroup, bool kPairs, class T>
 void forward_group(const AttentionHeads<T>& a, std::int64_t head) {
   const HeadShape& n = a.shape;
-  Ahead ahead;  // the next group's tensors
+  Upcoming upcoming;  // the next group's tensors
   if (head + kGroup < a.count) {
-    const auto need = [&](const T* x, std::int64_t tokens) { ask_for<kGroup>(ahead, n, x, head + kGroup, tokens); };
+    const auto need = [&](const T* x, std::int64_t tokens) { ask_for<kGroup>(upcoming, n, x, head + kGroup, tokens); };
     need(a.k, n.keys);
     need(a.v, n.keys);
     need(a.q, n.queries);
     need(a.out, n.queries);
   }
-  const Sizes s = Sizes::of<kGroup>(n);
+  const Sizes s = Sizes::of<kGroup, kPairs>(n);
+  const bool round = a.products == AttentionProducts::f32_of_rounded;
   float* place = a.scratch;
   const auto take = [&](std::int64_t count) { return std::exchange(place, place + aligned_floats(count)); };
-  float* const keys = take(n.keys * s.row);
-  float* const values = take(n.keys * s.row);
+  float* const keys = take(n.keys * s.term_row);
+  float* const values = take(terms_of<kPairs>(n.keys) * s.row);
   float* const rows = take(kBlock * s.row);  // of queries, later of `out`
   float* const queries = take(kBlock * (n.width + 3));
   float* const scores = take(n.keys * kBlock);
@@ -403,18 +568,31 @@ void forward_group(const AttentionHeads<T>& a, std::int64_t head) {
     x.first += t * s.stride;
     return x;
   };
-  pack_rows<kGroup>(in(a.k), n.keys, n.keys, a.round, keys, s.row);
-  pack_rows<kGroup>(in(a.v), n.keys, n.keys, a.round, values, s.row);
+  pack_terms<kGroup, kPairs>(in(a.k), n.keys, n.keys, round, s, keys);
+  if constexpr (kPairs) {
+    pack_token_pairs<kGroup>(in(a.v), n.keys, values, s.row);
+  } else {
+    pack_rows<kGroup>(in(a.v), n.keys, n.keys, round, values, s.row);
+  }
   for_blocks<kGroup>(n.queries, [&](const Block& block) {
     const std::int64_t columns = block.columns;
-    pack_rows<kGroup>(token(in(a.q), block.first), block.queries, columns / kGroup, a.round, rows, s.row);
-    pack_columns<kGroup>(rows, s.row, n.width, queries, columns);
-    small_gemm<kGroup>(
-        {n.keys, columns, n.width, keys, s.row, kGroup, queries, columns, scores, columns, false, &ahead});
+    pack_terms<kGroup, kPairs>(token(in(a.q), block.first), block.queries, columns / kGroup, round, s, rows);
+    pack_columns<kGroup>(rows, s.term_row, s.terms, queries, columns);
+    small_gemm<kGroup, kPairs>(
+        {n.keys, columns, s.terms, keys, s.term_row, kGroup, queries, columns, scores, columns, false, &upcoming});
     HWY_ALIGN float tops[kBlock];
     HWY_ALIGN float totals[kBlock];
-    for_columns(columns, [&](auto vectors, std::int64_t c) {
-      exponentiate_some<vectors()>(scores + c, n.keys, columns, s.scale, tops + c, totals + c);
+    const float* factors = nullptr;
+    if (a.dropout != nullptr) {
+      draw_factors<kGroup>(*a.dropout, a.first_index + static_cast<std::uint64_t>(head * n.queries * n.keys), n, block,
+                           place + n.keys * kBlock, place);
+      factors = place;
+    }
+    with_dropout(factors, [&](auto dropout) {
+      for_columns(columns, [&](auto vectors, std::int64_t c) {
+        exponentiate_some<vectors(), kPairs, dropout()>(scores + c, dropout() ? factors + c : nullptr, n.keys, columns,
+                                                        s.scale, tops + c, totals + c);
+      });
     });
     for (std::int64_t i = 0; i < columns; i += lanes()) {
       const Vector total = load(totals + i);
@@ -425,42 +603,42 @@ void forward_group(const AttentionHeads<T>& a, std::int64_t head) {
       for (std::int64_t q = 0; q < block.queries; ++q)
         a.log_sum_exp[(head + g) * n.queries + block.first + q] = tops[q * kGroup + g];
     }
-    if (a.dropout != nullptr) {
-      float* const factors = place;
-      draw_factors<kGroup>(*a.dropout, a.first_index + static_cast<std::uint64_t>(head * n.queries * n.keys), n, block,
-                           factors + n.keys * kBlock, factors);
-      for (std::int64_t i = 0; i < n.keys * columns; i += lanes())
-        store(hn::Mul(load(scores + i), load(factors + i)), scores + i);
-    }
-    small_gemm<kGroup>(
-        {block.queries, s.used, n.keys, scores, kGroup, columns, values, s.row, rows, s.row, false, &ahead});
-    unpack_rows<kGroup, true>(rows, s.row, block.queries, totals,
-                              Rows<T>{a.out + head * n.width + block.first * s.stride, s.stride, n.width});
+    small_gemm<kGroup, kPairs>({block.queries, s.used, terms_of<kPairs>(n.keys), scores, kGroup, columns, values, s.row,
+                                rows, s.row, false, &upcoming});
+    unpack_rows<kGroup, kPairs, true>(rows, s.row, block.queries, totals,
+                                      Rows<T>{a.out + head * n.width + block.first * s.stride, s.stride, n.width});
   });
 }
 
-template <int kGroup, class T>
+template <int kGroup, bool kPairs, class T>
 void backward_group(const AttentionHeadsBackward<T>& a, std::int64_t head) {
   const HeadShape& n = a.shape;
-  Ahead ahead;  // the next group's tensors
+  Upcoming upcoming;  // the next group's tensors
   if (head + kGroup < a.count) {
-    const auto need = [&](const T* x, std::int64_t tokens) { ask_for<kGroup>(ahead, n, x, head + kGroup, tokens); };
+    const auto need = [&](const T* x, std::int64_t tokens) { ask_for<kGroup>(upcoming, n, x, head + kGroup, tokens); };
     for (const T* x : {a.k, a.v}) need(x, n.keys);
     for (const T* x : {a.q, a.dout}) need(x, n.queries);
     need(a.dq, n.queries);
     for (const T* x : {a.dk, a.dv}) need(x, n.keys);
   }
-  const Sizes s = Sizes::of<kGroup>(n);
+  const Sizes s = Sizes::of<kGroup, kPairs>(n);
+  const bool round = a.products == AttentionProducts::f32_of_rounded;
   float* place = a.scratch;
   const auto take = [&](std::int64_t count) { return std::exchange(place, place + aligned_floats(count)); };
-  float* const keys = take(n.keys * s.row);
-  float* const values = take(n.keys * s.row);
+  const auto take_pairs = [&](std::int64_t count, float* same) { return kPairs ? take(count) : same; };
+  const std::int64_t key_terms = terms_of<kPairs>(n.keys);
+  float* const keys = take(n.keys * s.term_row);
+  float* const key_rows = take_pairs(key_terms * s.row, keys);
+  float* const values = take(n.keys * s.term_row);
   float* const query_rows = take(kBlock * s.row);
+  float* const query_terms = take_pairs(kBlock * s.term_row, query_rows);
   float* const dout_rows = take(kBlock * s.row);
+  float* const dout_terms = take_pairs(kBlock * s.term_row, dout_rows);
   float* const queries = take(kBlock * (n.width + 3));
   float* const douts = take(kBlock * (n.width + 3));
   float* const scores = take(n.keys * kBlock);
   float* const dscores = take(n.keys * kBlock);
+  float* const dscores_pairs = take_pairs(key_terms * kBlock, dscores);
   float* const dkeys = take(n.keys * s.row);
   float* const dvalues = take(n.keys * s.row);
   float* const dqueries = query_rows;
@@ -470,67 +648,82 @@ void backward_group(const AttentionHeadsBackward<T>& a, std::int64_t head) {
   const auto out = [&](T* x, std::int64_t t) { return Rows<T>{x + head * n.width + t * s.stride, s.stride, n.width}; };
   const float scale[kTogether] = {s.scale, s.scale, s.scale, s.scale};
   const float one[kTogether] = {1.0F, 1.0F, 1.0F, 1.0F};
-  pack_rows<kGroup>(in(a.k, 0), n.keys, n.keys, a.round, keys, s.row);
-  pack_rows<kGroup>(in(a.v, 0), n.keys, n.keys, a.round, values, s.row);
+  pack_both<kGroup, kPairs>(in(a.k, 0), n.keys, n.keys, round, s, keys, key_rows);
+  pack_terms<kGroup, kPairs>(in(a.v, 0), n.keys, n.keys, round, s, values);
   if (n.queries == 0) {
     std::fill_n(dkeys, n.keys * s.row, 0.0F);
     std::fill_n(dvalues, n.keys * s.row, 0.0F);
   }
   for_blocks<kGroup>(n.queries, [&](const Block& block) {
     const std::int64_t columns = block.columns;
-    pack_rows<kGroup>(in(a.q, block.first), block.queries, columns / kGroup, a.round, query_rows, s.row);
-    pack_columns<kGroup>(query_rows, s.row, n.width, queries, columns);
-    pack_rows<kGroup>(in(a.dout, block.first), block.queries, columns / kGroup, a.round, dout_rows, s.row);
-    pack_columns<kGroup>(dout_rows, s.row, n.width, douts, columns);
-    small_gemm<kGroup>(
-        {n.keys, columns, n.width, keys, s.row, kGroup, queries, columns, scores, columns, false, &ahead});
-    small_gemm<kGroup>(
-        {n.keys, columns, n.width, values, s.row, kGroup, douts, columns, dscores, columns, false, &ahead});
+    const auto pack_queries = [&](const T* x, float* terms, float* rows, float* to) {
+      pack_both<kGroup, kPairs>(in(x, block.first), block.queries, columns / kGroup, round, s, terms, rows);
+      pack_columns<kGroup>(terms, s.term_row, s.terms, to, columns);
+    };
+    pack_queries(a.q, query_terms, query_rows, queries);
+    pack_queries(a.dout, dout_terms, dout_rows, douts);
+    const auto over_channels = [&](const float* rows, const float* of_queries, float* to) {
+      small_gemm<kGroup, kPairs>(
+          {n.keys, columns, s.terms, rows, s.term_row, kGroup, of_queries, columns, to, columns, false, &upcoming});
+    };
+    over_channels(keys, queries, scores);
+    over_channels(values, douts, dscores);
     HWY_ALIGN float logs[kBlock] = {};
     for (std::int64_t g = 0; g < kGroup; ++g) {
       for (std::int64_t q = 0; q < block.queries; ++q)
         logs[q * kGroup + g] = a.log_sum_exp[(head + g) * n.queries + block.first + q];
     }
+    const float* factors = nullptr;
     if (a.dropout != nullptr) {
-      float* const factors = place;
       draw_factors<kGroup>(*a.dropout, a.first_index + static_cast<std::uint64_t>(head * n.queries * n.keys), n, block,
-                           factors + n.keys * kBlock, factors);
-      for_columns(columns, [&](auto vectors, std::int64_t c) {
-        score_gradients_some<vectors(), true>(scores + c, dscores + c, factors + c, n.keys, columns, s.scale, logs + c);
-      });
-    } else {
-      for_columns(columns, [&](auto vectors, std::int64_t c) {
-        score_gradients_some<vectors(), false>(scores + c, dscores + c, nullptr, n.keys, columns, s.scale, logs + c);
-      });
+                           place + n.keys * kBlock, place);
+      factors = place;
     }
-    const bool add = block.first > 0;
-    small_gemm<kGroup>(
-        {n.keys, s.used, block.queries, scores, columns, kGroup, dout_rows, s.row, dvalues, s.row, add, &ahead});
-    small_gemm<kGroup>(
-        {n.keys, s.used, block.queries, dscores, columns, kGroup, query_rows, s.row, dkeys, s.row, add, &ahead});
-    small_gemm<kGroup>(
-        {block.queries, s.used, n.keys, dscores, kGroup, columns, keys, s.row, dqueries, s.row, false, &ahead});
-    unpack_rows<kGroup, false>(dqueries, s.row, block.queries, scale, out(a.dq, block.first));
+    const ScoreGradients gradients{scores, dscores, dscores_pairs, factors, n.keys, columns, s.scale, logs};
+    with_dropout(factors, [&](auto dropout) {
+      for_columns(columns, [&](auto vectors, std::int64_t c) {
+        score_gradients_some<kGroup, vectors(), kPairs, dropout()>(gradients, c);
+      });
+    });
+    const auto over_queries = [&](const float* of_keys, const float* rows, float* to) {
+      small_gemm<kGroup, kPairs>({n.keys, s.used, terms_of<kPairs>(block.queries), of_keys, columns, kGroup, rows,
+                                  s.row, to, s.row, block.first > 0, &upcoming});
+    };
+    over_queries(scores, dout_rows, dvalues);
+    over_queries(dscores, query_rows, dkeys);
+    small_gemm<kGroup, kPairs>({block.queries, s.used, key_terms, dscores_pairs, kGroup, columns, key_rows, s.row,
+                                dqueries, s.row, false, &upcoming});
+    unpack_rows<kGroup, kPairs, false>(dqueries, s.row, block.queries, scale, out(a.dq, block.first));
   });
-  unpack_rows<kGroup, false>(dkeys, s.row, n.keys, scale, out(a.dk, 0));
-  unpack_rows<kGroup, false>(dvalues, s.row, n.keys, one, out(a.dv, 0));
+  unpack_rows<kGroup, kPairs, false>(dkeys, s.row, n.keys, scale, out(a.dk, 0));
+  unpack_rows<kGroup, kPairs, false>(dvalues, s.row, n.keys, one, out(a.dv, 0));
+}
+
+/// pass(heads of a group as a constant, whether in pairs as a constant, head) for the heads of a.
+template <class Heads, class Pass>
+void for_groups(const Heads& a, const Pass& pass) {
+  using T = std::remove_cvref_t<decltype(*a.q)>;
+  const auto of = [&](auto pairs) {
+    std::int64_t head = 0;
+#if HWY_TARGET != HWY_SCALAR
+    for (; group_of(a.shape) == kTogether && head < a.count; head += kTogether)
+      pass(std::integral_constant<int, kTogether>(), pairs, head);
+#endif
+    for (; head < a.count; ++head) pass(std::integral_constant<int, 1>(), pairs, head);
+  };
+  if constexpr (VITRAIL_OPS_CPU_MULTIPLIES_PAIRS && std::is_same_v<T, Bf16>) {
+    if (a.products == AttentionProducts::bf16_pairs) return of(std::true_type());
+  }
+  of(std::false_type());
 }
 
 template <class T>
 void forward(const AttentionHeads<T>& a) {
-  std::int64_t head = 0;
-#if HWY_TARGET != HWY_SCALAR
-  for (; group_of(a.shape) == kTogether && head < a.count; head += kTogether) forward_group<kTogether>(a, head);
-#endif
-  for (; head < a.count; ++head) forward_group<1>(a, head);
+  for_groups(a, [&](auto group, auto pairs, std::int64_t head) { forward_group<group(), pairs()>(a, head); });
 }
 template <class T>
 void backward(const AttentionHeadsBackward<T>& a) {
-  std::int64_t head = 0;
-#if HWY_TARGET != HWY_SCALAR
-  for (; group_of(a.shape) == kTogether && head < a.count; head += kTogether) backward_group<kTogether>(a, head);
-#endif
-  for (; head < a.count; ++head) backward_group<1>(a, head);
+  for_groups(a, [&](auto group, auto pairs, std::int64_t head) { backward_group<group(), pairs()>(a, head); });
 }
 
 void Forward(const AttentionHeads<float>& a) { forward(a); }
@@ -557,12 +750,14 @@ void attention_heads_backward(const AttentionHeadsBackward<Bf16>& a) { HWY_DYNAM
 
 std::int64_t heads_together(const HeadShape& shape) { return group_of(shape); }
 
-std::int64_t attention_scratch(const HeadShape& shape, bool dropout) {
+std::int64_t attention_scratch(const HeadShape& shape, bool dropout, AttentionProducts products) {
   const std::int64_t row = row_of(shape);
   const std::int64_t of_tokens = 4 * shape.keys * row + 2 * kBlock * row + 2 * kBlock * (shape.width + 3);
   const std::int64_t of_scores = 2 * kBlock * shape.keys;
   const std::int64_t of_dropout = kBlock * (shape.keys + 3 + aligned_floats(shape.keys));
-  return aligned_floats(of_tokens + of_scores + (dropout ? of_dropout : 0));
+  const std::int64_t of_pairs = (shape.keys + 1) / 2 * (row + kBlock) + 2 * kBlock * row;
+  return aligned_floats(of_tokens + of_scores + (dropout ? of_dropout : 0) +
+                        (products == AttentionProducts::bf16_pairs ? of_pairs : 0));
 }
 
 }  // namespace vitrail::cpu

@@ -1,6 +1,7 @@
 #pragma once
 // Attention of some heads of one image. The scores exist only as a block of queries in the caller's scratch. T: float
-// or Bf16, of the tensors; all that is computed is f32.
+// or Bf16, of the tensors; what is computed between the
+// products is f32.
 
 #include <cstdint>
 
@@ -20,6 +21,13 @@ struct HeadShape {
 /// Heads that are computed side by side, where a call has a multiple of so many.
 std::int64_t heads_together(const HeadShape& shape);
 
+/// How products are made.
+enum class AttentionProducts : std::uint8_t {
+  f32,
+  f32_of_rounded,  ///< q, k, v and dout are rounded to bf16; probabilities and their gradients are not
+  bf16_pairs,      ///< by the instructions of AVX512_BF16: these are rounded, too. Of bf16 and an even width
+};
+
 /// Pointers are to the first head's first element of token 0.
 template <class T>
 struct AttentionHeads {
@@ -33,7 +41,7 @@ struct AttentionHeads {
   const DropoutMask* dropout;  // of the probabilities, or nullptr
   std::uint64_t first_index;   // of query 0 and key 0; key by key, then query by query, then head by head
   float* scratch;              // attention_scratch(shape) floats, 64-byte aligned
-  bool round = false;          // q, k, v and dout to bf16, as inputs of products; probabilities are not
+  AttentionProducts products;
 };
 void attention_heads(const AttentionHeads<float>& a);
 void attention_heads(const AttentionHeads<Bf16>& a);
@@ -54,12 +62,12 @@ struct AttentionHeadsBackward {
   const DropoutMask* dropout;
   std::uint64_t first_index;
   float* scratch;
-  bool round = false;
+  AttentionProducts products;
 };
 void attention_heads_backward(const AttentionHeadsBackward<float>& a);
 void attention_heads_backward(const AttentionHeadsBackward<Bf16>& a);
 
 /// Floats of scratch that a thread needs in either direction.
-std::int64_t attention_scratch(const HeadShape& shape, bool dropout);
+std::int64_t attention_scratch(const HeadShape& shape, bool dropout, AttentionProducts products);
 
 }  // namespace vitrail::cpu

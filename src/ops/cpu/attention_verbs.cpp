@@ -43,12 +43,12 @@ struct Unit {
 
 /// body(unit) for all heads of q and k, handed out to threads.
 template <class Body>
-void for_units(const Shape& q, const Shape& k, const DropoutDraw& draw, int threads, Workspace& workspace,
-               const Body& body) {
+void for_units(const Shape& q, const Shape& k, const DropoutDraw& draw, AttentionProducts products, int threads,
+               Workspace& workspace, const Body& body) {
   const Heads heads(q, k, threads);
   const HeadShape& n = heads.shape;
   const DropoutMask mask(draw);
-  const std::int64_t scratch = attention_scratch(n, !mask.keeps_all());
+  const std::int64_t scratch = attention_scratch(n, !mask.keeps_all(), products);
   float* const scratches = workspace.floats(threads * scratch);
   for_each_unit(threads, heads.units(), [&](std::int64_t number, int thread) {
     const std::int64_t image = number / heads.units_of_image();
@@ -66,8 +66,8 @@ void for_units(const Shape& q, const Shape& k, const DropoutDraw& draw, int thre
 }
 
 template <class T>
-void forward(const AttentionForward& a, int threads, Workspace& workspace, bool round) {
-  for_units(a.q.shape, a.k.shape, a.dropout, threads, workspace, [&](const Unit& unit) {
+void forward(const AttentionForward& a, AttentionProducts products, int threads, Workspace& workspace) {
+  for_units(a.q.shape, a.k.shape, a.dropout, products, threads, workspace, [&](const Unit& unit) {
     attention_heads(AttentionHeads<T>{.q = a.q.as<T>() + unit.query,
                                       .k = a.k.as<T>() + unit.key,
                                       .v = a.v.as<T>() + unit.key,
@@ -78,13 +78,13 @@ void forward(const AttentionForward& a, int threads, Workspace& workspace, bool 
                                       .dropout = unit.dropout,
                                       .first_index = unit.first_index,
                                       .scratch = unit.scratch,
-                                      .round = round});
+                                      .products = products});
   });
 }
 
 template <class T>
-void backward(const AttentionBackward& a, int threads, Workspace& workspace, bool round) {
-  for_units(a.q.shape, a.k.shape, a.dropout, threads, workspace, [&](const Unit& unit) {
+void backward(const AttentionBackward& a, AttentionProducts products, int threads, Workspace& workspace) {
+  for_units(a.q.shape, a.k.shape, a.dropout, products, threads, workspace, [&](const Unit& unit) {
     attention_heads_backward(AttentionHeadsBackward<T>{.dout = a.dout.as<T>() + unit.query,
                                                        .q = a.q.as<T>() + unit.query,
                                                        .k = a.k.as<T>() + unit.key,
@@ -98,26 +98,27 @@ void backward(const AttentionBackward& a, int threads, Workspace& workspace, boo
                                                        .dropout = unit.dropout,
                                                        .first_index = unit.first_index,
                                                        .scratch = unit.scratch,
-                                                       .round = round});
+                                                       .products = products});
   });
+}
+
+/// How a call makes its products.
+AttentionProducts products_of(const ConstTensor& q, Way way) {
+  const bool is_bf16 = q.dtype == Dtype::bf16;
+  if (is_bf16 && multiplied_dtype(way) == Dtype::bf16 && q.shape[4] % 2 == 0) return AttentionProducts::bf16_pairs;
+  return way == Way::f32 || is_bf16 ? AttentionProducts::f32 : AttentionProducts::f32_of_rounded;
 }
 
 }  // namespace
 
 void CpuOps::run(const AttentionForward& a) {
-  if (a.q.dtype == Dtype::bf16) {
-    forward<Bf16>(a, threads_, workspace_, false);
-  } else {
-    forward<float>(a, threads_, workspace_, precision_ == Precision::bf16);
-  }
+  const AttentionProducts products = products_of(a.q, gemm_.way());
+  (a.q.dtype == Dtype::bf16 ? forward<Bf16> : forward<float>)(a, products, threads_, workspace_);
 }
 
 void CpuOps::run(const AttentionBackward& a) {
-  if (a.q.dtype == Dtype::bf16) {
-    backward<Bf16>(a, threads_, workspace_, false);
-  } else {
-    backward<float>(a, threads_, workspace_, precision_ == Precision::bf16);
-  }
+  const AttentionProducts products = products_of(a.q, gemm_.way());
+  (a.q.dtype == Dtype::bf16 ? backward<Bf16> : backward<float>)(a, products, threads_, workspace_);
 }
 
 }  // namespace vitrail::cpu

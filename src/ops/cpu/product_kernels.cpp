@@ -13,6 +13,8 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "ops/cpu/bf16_pairs-inl.hpp"
+#include "ops/cpu/small_gemm-inl.hpp"
 #include "ops/cpu/transpose-inl.hpp"
 #include "ops/cpu/vector_math-inl.hpp"
 
@@ -67,20 +69,6 @@ void for_strips(const Matrix& matrix, std::int64_t columns, const Body& body) {
 // --- packing ---------------------------------------------------------------------------------------------------------
 
 Vector rounded_if(bool round, Vector x) { return round ? rounded(x) : x; }
-
-/// to[i] = two rows of bf16 as pairs: 32 bits hold even[i] and, above it, odd[i]; no odd row counts as zeros. Whole
-/// vectors are written.
-HWY_INLINE void pair_rows(const float* even, const float* odd, std::int64_t n, std::uint32_t* to) {
-  round_pairs(even, odd, n, to);
-}
-HWY_INLINE void pair_rows(const Bf16* even, const Bf16* odd, std::int64_t n, std::uint32_t* to) {
-  const hn::RebindToUnsigned<Floats> d;
-  for_vectors(n, [&](std::int64_t i, std::int64_t count) {
-    const auto low = hn::ShiftRight<16>(hn::BitCast(d, load(even + i, count)));  // bf16 is the upper half of an f32
-    const auto pairs = odd != nullptr ? hn::Or(low, hn::BitCast(d, load(odd + i, count))) : low;
-    hn::StoreU(pairs, d, to + i);
-  });
-}
 
 /// to [n_padded / 2] = pairs of the n elements of `from`, zeros after them.
 template <class T>
@@ -376,26 +364,63 @@ Matrix rows_of(Way way, const Matrix& a, std::int64_t rows, std::int64_t k, floa
   return {copy, wanted, stride};
 }
 
-/// Where a row of results goes. Rounded by the instruction for it, it is collected in f32 before.
+/// Where a row of results goes; in bf16 perhaps by the instructions that round, two vectors at a time.
 template <class T, bool kByInstruction>
 class RowTo {
  public:
+  static constexpr bool kInTwos = kByInstruction;
   explicit RowTo(T* to) : to_(to) {}
-  HWY_INLINE void put(Vector x, std::int64_t i, std::int64_t count) {
+  HWY_INLINE void put(Vector x, std::int64_t i, std::int64_t count) const {
+#if VITRAIL_OPS_CPU_MULTIPLIES_PAIRS
     if constexpr (kByInstruction) {
-      hn::Store(x, Floats(), row_ + i);
-    } else {
-      store(x, to_ + i, count);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to_ + i), round_one(x));
+      return;
     }
+#endif
+    store(x, to_ + i, count);
   }
-  HWY_INLINE void end(std::int64_t n) {
-    if constexpr (kByInstruction) round_row(row_, n, to_);
+  /// Two whole vectors, in bf16 as one line: what reads it soon does not wait for two stores.
+  HWY_INLINE void put_both(Vector x, Vector next, std::int64_t i) const {
+#if VITRAIL_OPS_CPU_MULTIPLIES_PAIRS
+    if constexpr (kByInstruction) {
+      _mm512_storeu_si512(to_ + i, round_both(x, next));
+      return;
+    }
+#endif
+    store(x, to_ + i);
+    store(next, to_ + i + lanes());
   }
 
  private:
   T* to_;
-  HWY_ALIGN float row_[kByInstruction ? kBf16Columns : 1];
 };
+
+struct Nowhere {
+  HWY_INLINE void put(Vector, std::int64_t, std::int64_t) const {}
+  HWY_INLINE void put_both(Vector, Vector, std::int64_t) const {}
+};
+
+struct TwoVectors {
+  Vector first, second;
+};
+/// body(i, count), for all vectors of n elements, gives what goes to `first` and to `second`.
+template <class First, class Second, class Body>
+HWY_INLINE void put_rows(std::int64_t n, const First& first, const Second& second, const Body& body) {
+  const std::int64_t step = lanes();
+  std::int64_t i = 0;
+  for (; Second::kInTwos && i + 2 * step <= n; i += 2 * step) {
+    const TwoVectors x = body(i, step), next = body(i + step, step);
+    first.put_both(x.first, next.first, i);
+    second.put_both(x.second, next.second, i);
+  }
+  const auto put = [&](std::int64_t at, std::int64_t count) {
+    const TwoVectors x = body(at, count);
+    first.put(x.first, at, count);
+    second.put(x.second, at, count);
+  };
+  for (; i + step <= n; i += step) put(i, step);
+  if (i < n) put(i, n - i);
+}
 
 /// Finishes and writes rows x n sums; their first column is number `column`. kByInstruction: n is a multiple of 16.
 template <class T, bool kByInstruction>
@@ -408,23 +433,25 @@ void finish(const Epilogue& e, const float* sums, std::int64_t sums_stride, std:
   const auto stored = [&](void* base, std::int64_t row, std::int64_t stride) -> T* {
     return base != nullptr ? static_cast<T*>(base) + first_stored + row * row_step_of(stride, e.strip_rows) : nullptr;
   };
+  using To = RowTo<T, kByInstruction>;
+  constexpr auto kExactness = std::is_same_v<T, Bf16> ? Exactness::bf16 : Exactness::f32;
   const float* const bias = e.bias != nullptr ? e.bias + column : nullptr;
   for (std::int64_t row = 0; row < rows; ++row) {
     const float* const s = sums + row * sums_stride;
     const float* const residual = at(e.residual, row, e.stride);
     const float* const mask = at(e.mask, row, e.stride);
     T* const u = stored(e.u, row, e.stride);
+    T* const h = stored(e.h, row, e.h_stride);
     T* const y = stored(e.y, row, e.y_stride);
-    RowTo<T, kByInstruction> first(e.finish == Finish::gelu ? u : stored(e.h, row, e.h_stride)), second(y);
+    const auto biased = [&](std::int64_t i, std::int64_t count) {
+      return bias != nullptr ? hn::Add(load(s + i), load(bias + i, count)) : load(s + i);
+    };
     switch (e.finish) {
       case Finish::store:
-        for_vectors(n, [&](std::int64_t i, std::int64_t count) {
-          Vector x = load(s + i);
-          if (bias != nullptr) x = hn::Add(x, load(bias + i, count));
-          if (residual != nullptr) x = hn::Add(x, load(residual + i, count));
-          second.put(x, i, count);
+        put_rows(n, Nowhere(), To(y), [&](std::int64_t i, std::int64_t count) {
+          const Vector x = biased(i, count);
+          return TwoVectors{x, residual != nullptr ? hn::Add(x, load(residual + i, count)) : x};
         });
-        second.end(n);
         break;
       case Finish::add:
         for_vectors(n, [&](std::int64_t i, std::int64_t count) {
@@ -432,29 +459,21 @@ void finish(const Epilogue& e, const float* sums, std::int64_t sums_stride, std:
         });
         break;
       case Finish::gelu:
-        for_vectors(n, [&](std::int64_t i, std::int64_t count) {
-          Vector x = load(s + i);
-          if (bias != nullptr) x = hn::Add(x, load(bias + i, count));
-          first.put(x, i, count);
-          Vector value = gelu(x);
-          if (mask != nullptr) value = hn::Mul(value, load(mask + i, count));
-          second.put(value, i, count);
+        put_rows(n, To(u), To(y), [&](std::int64_t i, std::int64_t count) {
+          const Vector x = biased(i, count);
+          const Vector value = gelu<kExactness>(x);
+          return TwoVectors{x, mask != nullptr ? hn::Mul(value, load(mask + i, count)) : value};
         });
-        first.end(n);
-        second.end(n);
         break;
       case Finish::gelu_backward:
-        for_vectors(n, [&](std::int64_t i, std::int64_t count) {
-          Gelu g = gelu_and_slope(load(u + i, count));
+        put_rows(n, To(h), To(y), [&](std::int64_t i, std::int64_t count) {
+          Gelu g = gelu_and_slope<kExactness>(load(u + i, count));
           if (mask != nullptr) {
             const Vector factor = load(mask + i, count);
             g = {hn::Mul(g.value, factor), hn::Mul(g.slope, factor)};
           }
-          first.put(g.value, i, count);
-          second.put(hn::Mul(load(s + i), g.slope), i, count);
+          return TwoVectors{g.value, hn::Mul(load(s + i), g.slope)};
         });
-        first.end(n);
-        second.end(n);
         break;
     }
   }
@@ -618,6 +637,9 @@ void MultiplyPanels(const PanelProduct& p) {
 
 // --- c = x^T dy ------------------------------------------------------------------------------------------------------
 
+/// Floats of a row of pairs, which may be written to whole vectors: not a multiple of 4096 bytes, and seldom of 1024.
+constexpr std::int64_t pair_stride(std::int64_t n) { return round_up(n, 16) + 16; }
+
 /// Where the scratch of a ColumnProduct is divided: sums, rows of the transpose of x, panels of dy.
 struct ColumnScratch {
   ColumnScratch(Way way, std::int64_t m, std::int64_t n, std::int64_t k)
@@ -625,7 +647,10 @@ struct ColumnScratch {
         stride(copy_stride(round_up(padded_terms(way, std::min(k, block)), 16))),
         rows(PanelSums(way, m, n)),
         panels(rows + aligned_floats(m * stride * size_of(multiplied_dtype(way)) / 4)),
-        end(panels + PackedFloats(way, n, std::min(k, block))) {}
+        end(std::max(panels + PackedFloats(way, n, std::min(k, block)), floats_of_pairs(m, n, std::min(k, block)))) {}
+  static std::int64_t floats_of_pairs(std::int64_t m, std::int64_t n, std::int64_t k) {
+    return aligned_floats((k + 1) / 2 * pair_stride(m)) + (k + 1) / 2 * pair_stride(n);
+  }
   std::int64_t block;   // of k
   std::int64_t stride;  // elements of a row
   std::int64_t rows, panels, end;
@@ -634,8 +659,57 @@ std::int64_t ColumnProductScratch(Way way, std::int64_t m, std::int64_t n, std::
   return ColumnScratch(way, m, n, k).end;
 }
 
+/// Columns of x are rows of the product at no cost, so neither operand needs to be transposed: f32 is multiplied where
+/// it lies, bf16 once its rows are in pairs. false, and nothing is done, where that cannot be. The sums are the same
+/// bits as those of panels.
+bool multiply_rows(const ColumnProduct& p, [[maybe_unused]] std::int64_t most_terms) {
+  if (p.n % lanes() != 0) return false;
+  SmallGemm g{.m = p.m,
+              .n = p.n,
+              .k = p.k,
+              .a = static_cast<const float*>(p.x.data),
+              .a_row = 1,
+              .a_column = p.x.stride,
+              .b = static_cast<const float*>(p.dy.data),
+              .b_row = p.dy.stride,
+              .c = static_cast<float*>(p.y.y),
+              .c_row = p.y.y_stride,
+              .add = p.y.finish == Finish::add};
+  const auto is_where_it_lies = [](const Matrix& x) { return x.dtype == Dtype::f32 && x.strip_rows == 0; };
+  if (p.way == Way::f32 && is_where_it_lies(p.x) && is_where_it_lies(p.dy)) {
+    small_gemm<1>(g);
+    return true;
+  }
+#if VITRAIL_OPS_CPU_MULTIPLIES_PAIRS
+  if (p.way == Way::bf16_pairs && p.k <= most_terms) {
+    const auto pair_up = [&](const Matrix& from, std::int64_t columns, float* to, std::int64_t stride) {
+      for_strips(from, columns, [&](const auto* data, std::int64_t j, std::int64_t count) {
+        for (std::int64_t l = 0; l < p.k; l += 2) {
+          const auto* const even = data + l * from.row_step();
+          pair_rows(even, l + 1 < p.k ? even + from.row_step() : nullptr, count,
+                    reinterpret_cast<std::uint32_t*>(to + l / 2 * stride + j));
+        }
+      });
+      return to;
+    };
+    g.k = (p.k + 1) / 2;
+    g.a_column = pair_stride(p.m);
+    g.b_row = pair_stride(p.n);
+    g.a = pair_up(p.x, p.m, p.scratch, g.a_column);
+    g.b = pair_up(p.dy, p.n, p.scratch + aligned_floats(g.k * g.a_column), g.b_row);
+    small_gemm<1, true>(g);
+    return true;
+  }
+#endif
+  return false;
+}
+
 void MultiplyColumns(const ColumnProduct& p) {
   const ColumnScratch at(p.way, p.m, p.n, p.k);
+  if (multiply_rows(p, at.block)) {
+    if (p.sums != nullptr) SumColumns(p.dy, p.k, p.n, p.sums, p.y.finish == Finish::add);
+    return;
+  }
   float* const rows = p.scratch + at.rows;
   float* const panels = p.scratch + at.panels;
   const Matrix a{rows, multiplied_dtype(p.way), at.stride};  // of the transpose of x

@@ -1,5 +1,5 @@
-// Products of matrices that lie in the first two caches, in registers: the attention's. Included once per instruction
-// set, see vector_math-inl.hpp.
+// Products of matrices that lie in the first two caches, in registers: the attention's, and gradients of small weights.
+// Included once per instruction set, see vector_math-inl.hpp.
 
 #if defined(VITRAIL_OPS_CPU_SMALL_GEMM_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef VITRAIL_OPS_CPU_SMALL_GEMM_INL
@@ -10,6 +10,7 @@
 
 #include <algorithm>
 
+#include "ops/cpu/bf16_pairs-inl.hpp"
 #include "ops/cpu/vector_math-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -17,7 +18,7 @@ namespace vitrail::cpu::HWY_NAMESPACE {
 namespace {
 
 /// Memory that is needed later: products ask for it, a few rows at a time, so that it comes while they go on.
-class Ahead {
+class Upcoming {
  public:
   /// `rows` rows of `bytes` bytes, `stride` bytes apart.
   void add(const void* first, std::int64_t bytes, std::int64_t stride, std::int64_t rows) {
@@ -54,7 +55,8 @@ class Ahead {
 /// c = a b, or c += a b, for kGroup products at once whose elements lie side by side: element (i, j) of c is kGroup
 /// floats, and so are those of a and b. Strides are in floats. a(i, l) begins at a + i * a_row + l * a_column, so a may
 /// be a transpose at no cost; b [k n] and c [m n] are row-major and their rows are padded: n, in floats, is a multiple
-/// of the number of lanes.
+/// of the number of lanes. With kPairs, a and b hold pairs of bf16 in the place of floats, of two terms each, and k
+/// counts pairs.
 struct SmallGemm {
   std::int64_t m, n, k;
   const float* a;
@@ -64,8 +66,18 @@ struct SmallGemm {
   float* c;
   std::int64_t c_row;
   bool add;
-  Ahead* ahead;
+  Upcoming* upcoming = nullptr;
 };
+
+template <bool kPairs>
+HWY_INLINE Vector multiply_add(Vector a, Vector b, Vector sum) {
+#if VITRAIL_OPS_CPU_MULTIPLIES_PAIRS
+  if constexpr (kPairs) return add_products_of_pairs(a, b, sum);
+#else
+  static_assert(!kPairs, "only with the instructions for it");
+#endif
+  return hn::MulAdd(a, b, sum);
+}
 
 /// kGroup floats from p, again and again.
 template <int kGroup>
@@ -90,8 +102,8 @@ constexpr int kMostRows[] = {0, 12, 6, 4};
 constexpr int kPerLine = 20;  // multiply-adds of vectors for every line that is asked for ahead
 
 /// kRows x kVectors accumulators, all in registers.
-template <int kGroup, int kRows, int kVectors>
-HWY_INLINE void tile(const SmallGemm& g, std::int64_t i, std::int64_t j) {
+template <int kGroup, bool kPairs, int kRows, int kVectors>
+HWY_INLINE void small_tile(const SmallGemm& g, std::int64_t i, std::int64_t j) {
   const Floats d;
   const std::int64_t step = lanes();
   constexpr int kThirds = (kRows + 2) / 3;
@@ -114,13 +126,13 @@ HWY_INLINE void tile(const SmallGemm& g, std::int64_t i, std::int64_t j) {
     for (int r = 0; r < kRows; ++r) {
       const Vector from_a = repeat<kGroup>(a[r / 3] + r % 3 * a_row);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::MulAdd(from_a, from_b[v], sums[r][v]);
+      for (int v = 0; v < kVectors; ++v) sums[r][v] = multiply_add<kPairs>(from_a, from_b[v], sums[r][v]);
     }
     b += g.b_row;
 #pragma GCC unroll 8
     for (int r = 0; r < kThirds; ++r) a[r] += g.a_column;
   }
-  g.ahead->ask(std::int64_t{kRows} * kVectors * g.k / kPerLine);
+  if (g.upcoming != nullptr) g.upcoming->ask(std::int64_t{kRows} * kVectors * g.k / kPerLine);
   float* HWY_RESTRICT c = g.c + i * g.c_row + j;
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r, c += g.c_row) {
@@ -133,33 +145,33 @@ HWY_INLINE void tile(const SmallGemm& g, std::int64_t i, std::int64_t j) {
 }
 
 /// kVectors columns of vectors, all rows.
-template <int kGroup, int kVectors>
-HWY_NOINLINE void strip(const SmallGemm& g, std::int64_t j) {
+template <int kGroup, bool kPairs, int kVectors>
+HWY_NOINLINE void small_strip(const SmallGemm& g, std::int64_t j) {
   constexpr int kMost = kMostRows[kVectors];
   std::int64_t i = 0;
-  for (; i + kMost <= g.m; i += kMost) tile<kGroup, kMost, kVectors>(g, i, j);
+  for (; i + kMost <= g.m; i += kMost) small_tile<kGroup, kPairs, kMost, kVectors>(g, i, j);
   if constexpr (kMost / 2 > 2) {
     if (i + kMost / 2 <= g.m) {
-      tile<kGroup, kMost / 2, kVectors>(g, i, j);
+      small_tile<kGroup, kPairs, kMost / 2, kVectors>(g, i, j);
       i += kMost / 2;
     }
   }
-  for (; i + 2 <= g.m; i += 2) tile<kGroup, 2, kVectors>(g, i, j);
-  if (i < g.m) tile<kGroup, 1, kVectors>(g, i, j);
+  for (; i + 2 <= g.m; i += 2) small_tile<kGroup, kPairs, 2, kVectors>(g, i, j);
+  if (i < g.m) small_tile<kGroup, kPairs, 1, kVectors>(g, i, j);
 }
 
 // Every element of c is one chain of multiply-adds over l, whatever the tile: the tiling is for speed alone.
-template <int kGroup>
+template <int kGroup, bool kPairs = false>
 void small_gemm(const SmallGemm& g) {
   const std::int64_t vectors = g.n / lanes();
   const std::int64_t strips = (vectors + kMostVectors - 1) / kMostVectors;  // about equally wide
   for (std::int64_t s = 0, j = 0; s < strips; ++s) {
     const std::int64_t width = vectors / strips + (s < vectors % strips ? 1 : 0);
-    if (width == 1) strip<kGroup, 1>(g, j);
-    if (width == 2) strip<kGroup, 2>(g, j);
-    if (width == 3) strip<kGroup, 3>(g, j);
+    if (width == 1) small_strip<kGroup, kPairs, 1>(g, j);
+    if (width == 2) small_strip<kGroup, kPairs, 2>(g, j);
+    if (width == 3) small_strip<kGroup, kPairs, 3>(g, j);
 #if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
-    if (width == 4) strip<kGroup, 4>(g, j);
+    if (width == 4) small_strip<kGroup, kPairs, 4>(g, j);
 #endif
     j += width * lanes();
   }

@@ -183,19 +183,29 @@ HWY_INLINE Vector exp(Vector x) {
   return hn::IfThenZeroElse(hn::Lt(x, set(-87.0F)), hn::Mul(fraction, hn::BitCast(d, exponent)));
 }
 
-/// 2^x to about 1 ulp for |x| <= 120; others, and NaN, are the caller's mistake.
+/// How exact a result must be: to about an ulp, or to 2e-4 of it, a twentieth of what rounding it to bf16 may take.
+enum class Exactness : bool { f32, bf16 };
+
+/// 2^x for |x| <= 120; others, and NaN, are the caller's mistake.
+template <Exactness kExactness>
 HWY_INLINE Vector exp2(Vector x) {
   const hn::RebindToSigned<Floats> di;
   // x rounded: adding 1.5 * 2^23 leaves the integer in the low bits.
   const Vector magic = set(12582912.0F);
   const Vector shifted = hn::Add(x, magic);
   const Vector r = hn::Sub(x, hn::Sub(shifted, magic));
-  // The polynomial of degree 6 with p(0) = 1 of the least largest error relative to 2^r, |r| <= 1/2: 2e-9.
-  const Vector r2 = hn::Mul(r, r);
-  const Vector high = hn::MulAdd(r, set(1.5353362e-4F), set(1.3398875e-3F));
-  const Vector middle = hn::MulAdd(r, set(9.618437e-3F), set(5.5503324e-2F));
-  const Vector low = hn::MulAdd(r, set(0.24022648F), set(0.6931472F));
-  const Vector fraction = hn::MulAdd(hn::MulAdd(hn::MulAdd(high, r2, middle), r2, low), r, set(1.0F));
+  Vector fraction;
+  if constexpr (kExactness == Exactness::f32) {
+    // The polynomial of degree 6 with p(0) = 1 of the least largest error relative to 2^r, |r| <= 1/2: 2e-9.
+    const Vector r2 = hn::Mul(r, r);
+    const Vector high = hn::MulAdd(r, set(1.5353362e-4F), set(1.3398875e-3F));
+    const Vector middle = hn::MulAdd(r, set(9.618437e-3F), set(5.5503324e-2F));
+    const Vector low = hn::MulAdd(r, set(0.24022648F), set(0.6931472F));
+    fraction = hn::MulAdd(hn::MulAdd(hn::MulAdd(high, r2, middle), r2, low), r, set(1.0F));
+  } else {  // of degree 3: 7.5e-5
+    const Vector high = hn::MulAdd(r, set(5.5171669e-2F), set(0.24261113F));
+    fraction = hn::MulAdd(hn::MulAdd(high, r, set(0.69326097F)), r, set(0.99992806F));
+  }
   // Times 2^q by its exponent's bits.
   return hn::BitCast(Floats(), hn::Add(hn::BitCast(di, fraction), hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
 }
@@ -238,16 +248,17 @@ HWY_INLINE Vector tanh(Vector x) {
   return hn::CopySign(hn::IfThenElse(hn::Lt(a, set(0.5F)), small, large), x);
 }
 
-/// 1 / x for 1 <= x < 2^126 to 1 ulp; NaN stays NaN. A division would keep the processor longer than all the rest of a
+/// 1 / x for 1 <= x < 2^126; NaN stays NaN. A division would keep the processor longer than all the rest of a
 /// GELU, and the instructions that guess differ between makers: so the guess comes from the exponent's bits (5 % off at
-/// worst), Halley's step takes the error's cube, and Newton's its square.
+/// worst), Halley's step takes the error's cube (1.3e-4), and Newton's its square.
+template <Exactness kExactness>
 HWY_INLINE Vector reciprocal(Vector x) {
   const hn::RebindToUnsigned<Floats> d;
   Vector y = hn::BitCast(Floats(), hn::Sub(hn::Set(d, 0x7EF311C7), hn::BitCast(d, x)));
   const Vector one = set(1.0F);
   const Vector error = hn::NegMulAdd(x, y, one);
   y = hn::MulAdd(y, hn::MulAdd(error, error, error), y);
-  return hn::MulAdd(y, hn::NegMulAdd(x, y, one), y);
+  return kExactness == Exactness::f32 ? hn::MulAdd(y, hn::NegMulAdd(x, y, one), y) : y;
 }
 
 /// The tanh form of GELU is u * sigmoid(2 c0 (u + 0.044715 u^3)), c0 = sqrt(2/pi), because (1 + tanh z) / 2 =
@@ -256,6 +267,7 @@ struct Gelu {
   Vector value;
   Vector slope;
 };
+template <Exactness kExactness = Exactness::f32>
 HWY_INLINE Gelu gelu_and_slope(Vector u) {
   constexpr double kTwoC0 = 1.5957691216057308, kCubic = 0.044715 * kTwoC0, kLog2OfE = 1.4426950408889634;
   const auto constant = [](double x) { return set(static_cast<float>(x)); };
@@ -263,14 +275,17 @@ HWY_INLINE Gelu gelu_and_slope(Vector u) {
   // e = e^-2z as a power of 2. Beyond 2^+-115 the sigmoid is 0 or 1 to f32, and e would leave its range. (A NaN gets
   // lost in e, but not in u.)
   const Vector exponent = hn::Mul(u, hn::NegMulSub(constant(kLog2OfE * kCubic), u2, constant(kLog2OfE * kTwoC0)));
-  const Vector e = exp2(hn::Max(set(-115.0F), hn::Min(set(115.0F), exponent)));
-  const Vector s = reciprocal(hn::Add(e, set(1.0F)));
+  const Vector e = exp2<kExactness>(hn::Max(set(-115.0F), hn::Min(set(115.0F), exponent)));
+  const Vector s = reciprocal<kExactness>(hn::Add(e, set(1.0F)));
   const Vector value = hn::Mul(u, s);
   // slope = s + u s (1-s) 2 z'(u), with 1 - s = e s
   const Vector two_dz = hn::MulAdd(constant(3 * kCubic), u2, constant(kTwoC0));
   return {value, hn::MulAdd(hn::Mul(value, hn::Mul(e, s)), two_dz, s)};
 }
-HWY_INLINE Vector gelu(Vector u) { return gelu_and_slope(u).value; }
+template <Exactness kExactness = Exactness::f32>
+HWY_INLINE Vector gelu(Vector u) {
+  return gelu_and_slope<kExactness>(u).value;
+}
 
 }  // namespace
 }  // namespace vitrail::cpu::HWY_NAMESPACE
