@@ -2,6 +2,7 @@
 // A block of a product of bf16 by instructions for it: AVX512_BF16 (pairs) and AMX (tiles). Both take a with its rows'
 // elements one after the other, and b as pairs of two rows: 32 bits hold b[2l][j] and, above it, b[2l+1][j].
 
+#include <algorithm>
 #include <cstdint>
 
 #include "base/bf16.hpp"
@@ -24,8 +25,13 @@ class Ahead {
     if (first == nullptr || count <= 0 || bytes <= 0 || end_ == kMost) return;
     runs_[end_++] = {static_cast<const char*>(first), stride, bytes, count};
   }
-  /// So many bytes at a time, and not kPiece.
-  void fetch_at_once(std::int64_t bytes) { at_once_ = bytes; }
+  /// All that has been added is to come in so many pieces; they are kPiece at least.
+  void finish_within(std::int64_t pieces) {
+    std::int64_t bytes = 0;
+    for (int i = 0; i < end_; ++i) bytes += runs_[i].bytes * runs_[i].rows;
+    const std::int64_t lines = (bytes + 63) / 64;
+    at_once_ = std::max(kPiece, (lines + pieces - 1) / std::max<std::int64_t>(1, pieces) * 64);
+  }
   __attribute__((always_inline)) void fetch() {
     if (now_ == end_) {
       if (after_ != nullptr && after_->now_ != after_->end_) after_->fetch_piece();

@@ -784,6 +784,11 @@ std::int64_t panel_sums(Way way, std::int64_t rows, std::int64_t columns) {
 std::int64_t panel_scratch(Way way, std::int64_t rows, std::int64_t k) {
   return HWY_DYNAMIC_DISPATCH(PanelScratch)(way, rows, k);
 }
+std::int64_t fetches_of(Way way, std::int64_t rows, std::int64_t k, std::int64_t columns) {
+  constexpr std::int64_t kTermsOfFetch = 32;  // of a tile in registers
+  const auto up = [](std::int64_t n, std::int64_t to) { return (n + to - 1) / to; };
+  return up(k, kTermsOfFetch) * up(columns, panel_columns(way)) * up(rows, tile_rows(way));
+}
 void multiply(const PanelProduct& product) { HWY_DYNAMIC_DISPATCH(MultiplyPanels)(product); }
 std::int64_t column_product_scratch(Way way, std::int64_t m, std::int64_t n, std::int64_t k) {
   return HWY_DYNAMIC_DISPATCH(ColumnProductScratch)(way, m, n, k);

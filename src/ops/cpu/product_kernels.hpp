@@ -145,6 +145,8 @@ struct PanelProduct {
   Ahead* later = nullptr;  // what the caller will read
 };
 void multiply(const PanelProduct& product);
+/// How many pieces of `later` a product of this size fetches at most: some go to what its epilogue reads and writes.
+std::int64_t fetches_of(Way way, std::int64_t rows, std::int64_t k, std::int64_t columns);
 /// Longer k should be cut in pieces of this length, products of a sum, so that what is packed stays in the second
 /// cache.
 std::int64_t most_terms(Way way);

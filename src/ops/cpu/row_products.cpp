@@ -119,6 +119,18 @@ void add_weights(const Unit& unit, const Grid& grid, std::int64_t step, Ahead& a
             (w.transposed ? terms : unit.columns) * bytes, w.transposed ? unit.columns : terms);
 }
 
+/// Where few rows are multiplied with weights, more is to be fetched at a time: about three quarters of what a step
+/// fetches are weights.
+std::int64_t fetches_of_weights(const Unit& unit, const Grid& grid, std::int64_t begin, std::int64_t end,
+                                std::int64_t terms) {
+  std::int64_t fetches = 0;
+  for (std::int64_t block = begin; block < end; ++block) {
+    fetches += fetches_of(unit.product.way, std::max<std::int64_t>(0, grid.rows.length(block % grid.rows.pieces())),
+                          terms, unit.columns);
+  }
+  return fetches * 3 / 4;
+}
+
 void multiply_unit(const Unit& unit, const Unit& next, const Grid& grid, float* scratch) {
   const RowProducts& p = unit.product;
   Epilogue epilogue = p.epilogue;
@@ -137,6 +149,7 @@ void multiply_unit(const Unit& unit, const Unit& next, const Grid& grid, float* 
     } else if (next.expert != unit.expert || next.first != unit.first || &next.product != &unit.product) {
       add_weights(next, grid, 0, later);
     }
+    later.finish_within(fetches_of_weights(unit, grid, begin, end, terms));
     for (std::int64_t block = begin; block < end; ++block) {
       const std::int64_t leaf = block / grid.rows.pieces();
       const std::int64_t piece = block % grid.rows.pieces();

@@ -222,14 +222,10 @@ Slice slice_of(std::span<const WeightGradient> jobs, const WeightGradientShape& 
 
 /// What update_rows reads and writes, to come under a product of these rows with `terms` terms.
 Ahead memory_of_update(Way way, const TileGradient& tile, std::int64_t row, std::int64_t rows, std::int64_t terms) {
-  constexpr std::int64_t kTermsOfFetch = 32;  // of a tile in registers
   Ahead ahead;
   const AdamWRun run = tile.update->at(row * tile.update->stride);
   for (const float* x : {run.parameter, run.m, run.v}) ahead.add(x, run.stride * 4, tile.width * 4, rows);
-  const auto up = [](std::int64_t n, std::int64_t to) { return (n + to - 1) / to; };
-  const std::int64_t times = up(terms, kTermsOfFetch) * up(tile.width, panel_columns(way)) * up(rows, tile_rows(way));
-  const std::int64_t bytes = 3 * rows * tile.width * 4;
-  ahead.fetch_at_once(std::max(Ahead::kPiece, up(bytes, std::max<std::int64_t>(times, 1) * 64) * 64));
+  ahead.finish_within(fetches_of(way, rows, terms, tile.width));
   return ahead;
 }
 
