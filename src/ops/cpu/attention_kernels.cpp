@@ -364,8 +364,8 @@ struct ScoreGradients {
 };
 
 /// p = e^(scale * score - log_sum_exp), dp *= factor; delta = the sum over the keys of p dp; then dscores = p (dp -
-/// delta), in the place of dp, and scores = factor * p. Of kVectors vectors of columns from the first one on. delta
-/// is divided by the sum of p: log_sum_exp is rounded, so that is 1 only nearly when scores are large.
+/// delta), in the place of dp, and scores = factor * p. Of kVectors vectors of columns from `column` on. delta is
+/// divided by the sum of p: log_sum_exp is rounded, so that is 1 only nearly when scores are large.
 template <int kGroup, int kVectors, bool kPairs, bool kDropout>
 void score_gradients_some(const ScoreGradients& g, std::int64_t column) {
   const std::int64_t step = lanes();
@@ -524,16 +524,6 @@ std::int64_t terms_of(std::int64_t tokens) {
 
 /// Rows for sums over the channels; and for sums over the tokens, which are the same but in pairs.
 template <int kGroup, bool kPairs, class T>
-void pack_both(const Rows<const T>& from, std::int64_t tokens, std::int64_t padded, bool round, const Sizes& s,
-               float* terms, float* rows) {
-  if constexpr (kPairs) {
-    pack_channel_pairs<kGroup>(from, tokens, padded, terms, s.term_row);
-    pack_token_pairs<kGroup>(from, tokens, rows, s.row);
-  } else {
-    pack_rows<kGroup>(from, tokens, padded, round, rows, s.row);
-  }
-}
-template <int kGroup, bool kPairs, class T>
 void pack_terms(const Rows<const T>& from, std::int64_t tokens, std::int64_t padded, bool round, const Sizes& s,
                 float* terms) {
   if constexpr (kPairs) {
@@ -541,6 +531,12 @@ void pack_terms(const Rows<const T>& from, std::int64_t tokens, std::int64_t pad
   } else {
     pack_rows<kGroup>(from, tokens, padded, round, terms, s.row);
   }
+}
+template <int kGroup, bool kPairs, class T>
+void pack_both(const Rows<const T>& from, std::int64_t tokens, std::int64_t padded, bool round, const Sizes& s,
+               float* terms, float* rows) {
+  pack_terms<kGroup, kPairs>(from, tokens, padded, round, s, terms);
+  if constexpr (kPairs) pack_token_pairs<kGroup>(from, tokens, rows, s.row);
 }
 
 template <int kGroup, bool kPairs, class T>

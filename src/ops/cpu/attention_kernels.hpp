@@ -1,7 +1,6 @@
 #pragma once
 // Attention of some heads of one image. The scores exist only as a block of queries in the caller's scratch. T: float
-// or Bf16, of the tensors; what is computed between the
-// products is f32.
+// or Bf16, of the tensors; what is computed between products is f32.
 
 #include <cstdint>
 

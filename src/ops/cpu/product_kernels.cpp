@@ -682,7 +682,7 @@ bool multiply_rows(const ColumnProduct& p, [[maybe_unused]] std::int64_t most_te
   }
 #if VITRAIL_OPS_CPU_MULTIPLIES_PAIRS
   if (p.way == Way::bf16_pairs && p.k <= most_terms) {
-    const auto pair_up = [&](const Matrix& from, std::int64_t columns, float* to, std::int64_t stride) {
+    const auto in_pairs = [&](const Matrix& from, std::int64_t columns, float* to, std::int64_t stride) {
       for_strips(from, columns, [&](const auto* data, std::int64_t j, std::int64_t count) {
         for (std::int64_t l = 0; l < p.k; l += 2) {
           const auto* const even = data + l * from.row_step();
@@ -695,8 +695,8 @@ bool multiply_rows(const ColumnProduct& p, [[maybe_unused]] std::int64_t most_te
     g.k = (p.k + 1) / 2;
     g.a_column = pair_stride(p.m);
     g.b_row = pair_stride(p.n);
-    g.a = pair_up(p.x, p.m, p.scratch, g.a_column);
-    g.b = pair_up(p.dy, p.n, p.scratch + aligned_floats(g.k * g.a_column), g.b_row);
+    g.a = in_pairs(p.x, p.m, p.scratch, g.a_column);
+    g.b = in_pairs(p.dy, p.n, p.scratch + aligned_floats(g.k * g.a_column), g.b_row);
     small_gemm<1, true>(g);
     return true;
   }
