@@ -495,18 +495,23 @@ struct Sizes {
   }
 };
 
-/// factors [keys, columns] of the dropout of a block. The rows that they are drawn in lie in `drawn`, [columns, keys].
-template <int kGroup>
-void draw_factors(const DropoutMask& mask, std::uint64_t first_index, const HeadShape& n, const Block& block,
-                  float* drawn, float* factors) {
+/// The factors [keys, columns] of the dropout of a block of queries of head `head` and its group, drawn at `place`: the
+/// rows that they are drawn in lie behind them, [columns, keys]. nullptr without a dropout.
+template <int kGroup, class Heads>
+const float* draw_factors(const Heads& a, std::int64_t head, const Block& block, float* place) {
+  if (a.dropout == nullptr) return nullptr;
+  const HeadShape& n = a.shape;
+  float* const drawn = place + n.keys * kBlock;
   const std::int64_t row = aligned_floats(n.keys);
   for (std::int64_t q = 0; q < block.queries; ++q) {
     for (std::int64_t g = 0; g < kGroup; ++g) {
-      const std::int64_t at = (g * n.queries + block.first + q) * n.keys;
-      dropout_factors(mask, first_index + static_cast<std::uint64_t>(at), n.keys, drawn + (q * kGroup + g) * row);
+      const std::int64_t at = ((head + g) * n.queries + block.first + q) * n.keys;
+      dropout_factors(*a.dropout, a.first_index + static_cast<std::uint64_t>(at), n.keys,
+                      drawn + (q * kGroup + g) * row);
     }
   }
-  transpose(drawn, row, block.columns, n.keys, factors, block.columns, block.columns);
+  transpose(drawn, row, block.columns, n.keys, place, block.columns, block.columns);
+  return place;
 }
 
 /// Some tokens of a group of heads will be needed, to read or to write.
@@ -578,12 +583,7 @@ void forward_group(const AttentionHeads<T>& a, std::int64_t head) {
         {n.keys, columns, s.terms, keys, s.term_row, kGroup, queries, columns, scores, columns, false, &upcoming});
     HWY_ALIGN float tops[kBlock];
     HWY_ALIGN float totals[kBlock];
-    const float* factors = nullptr;
-    if (a.dropout != nullptr) {
-      draw_factors<kGroup>(*a.dropout, a.first_index + static_cast<std::uint64_t>(head * n.queries * n.keys), n, block,
-                           place + n.keys * kBlock, place);
-      factors = place;
-    }
+    const float* const factors = draw_factors<kGroup>(a, head, block, place);
     with_dropout(factors, [&](auto dropout) {
       for_columns(columns, [&](auto vectors, std::int64_t c) {
         exponentiate_some<vectors(), kPairs, dropout()>(scores + c, dropout() ? factors + c : nullptr, n.keys, columns,
@@ -669,12 +669,7 @@ void backward_group(const AttentionHeadsBackward<T>& a, std::int64_t head) {
       for (std::int64_t q = 0; q < block.queries; ++q)
         logs[q * kGroup + g] = a.log_sum_exp[(head + g) * n.queries + block.first + q];
     }
-    const float* factors = nullptr;
-    if (a.dropout != nullptr) {
-      draw_factors<kGroup>(*a.dropout, a.first_index + static_cast<std::uint64_t>(head * n.queries * n.keys), n, block,
-                           place + n.keys * kBlock, place);
-      factors = place;
-    }
+    const float* const factors = draw_factors<kGroup>(a, head, block, place);
     const ScoreGradients gradients{scores, dscores, dscores_pairs, factors, n.keys, columns, s.scale, logs};
     with_dropout(factors, [&](auto dropout) {
       for_columns(columns, [&](auto vectors, std::int64_t c) {

@@ -22,8 +22,8 @@ namespace {
 #define VITRAIL_PAIRS __attribute__((target("avx512f,avx512bf16"), always_inline)) inline
 
 constexpr std::int64_t kLanes = 16;
-constexpr std::int64_t kTerms = 32;  // of k at a time: of a tile of a
-static_assert(kStrip % kTerms == 0);
+constexpr std::int64_t kTerms = kTermsOfFetch;  // of k at a time: of a tile of a
+static_assert(kTerms == 32 && kStrip % kTerms == 0);
 
 /// Where term l, a multiple of kTerms, of a row of a stands.
 inline std::int64_t place_of(const Bf16Block& g, std::int64_t l) { return l / kStrip * g.a_strip + l % kStrip; }

@@ -72,6 +72,9 @@ class Ahead {
   int end_ = 0;
 };
 
+/// Terms of a tile's sums, in registers, under which one piece is fetched.
+inline constexpr std::int64_t kTermsOfFetch = 32;
+
 struct Epilogue;
 
 /// a(i, l) = a[i * a_stride + l / kStrip * a_strip + l % kStrip], l / kStrip counting its strips.

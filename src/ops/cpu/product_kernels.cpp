@@ -227,7 +227,6 @@ void SumColumns(const Matrix& b, std::int64_t k, std::int64_t n, float* sums, bo
 
 // --- f32 blocks ------------------------------------------------------------------------------------------------------
 
-constexpr std::int64_t kTermsOfFetch = 32;  // terms of a tile's sums under which a row is fetched
 static_assert(kStrip == 2 * kTermsOfFetch);
 
 /// As Bf16Block, in f32.
@@ -785,7 +784,6 @@ std::int64_t panel_scratch(Way way, std::int64_t rows, std::int64_t k) {
   return HWY_DYNAMIC_DISPATCH(PanelScratch)(way, rows, k);
 }
 std::int64_t fetches_of(Way way, std::int64_t rows, std::int64_t k, std::int64_t columns) {
-  constexpr std::int64_t kTermsOfFetch = 32;  // of a tile in registers
   const auto up = [](std::int64_t n, std::int64_t to) { return (n + to - 1) / to; };
   return up(k, kTermsOfFetch) * up(columns, panel_columns(way)) * up(rows, tile_rows(way));
 }
